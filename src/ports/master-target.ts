@@ -1,0 +1,101 @@
+/**
+ * What the target site does for a group, as others ask it: the worker through `control`, the CLI through `control`.
+ *
+ * Every method is idempotent by (groupId, operationId): called twice it finds what it made. All parameters and results are plain
+ * JSON. Errors are Faults; those of the store pass through (STORE_…, FENCED, KEY_…).
+ */
+import type { GroupProgress, RecoveryPoint } from "./replication.ts";
+
+export interface GroupDisk {
+  readonly diskId: string;
+  readonly machine: string;
+  readonly sizeBytes: number;
+  readonly sectorBytes: number;
+  readonly bootIndex?: number;
+}
+
+export interface ExportedDisk {
+  readonly diskId: string;
+  readonly machine: string;
+  /** nbd+unix:///NAME?socket=PATH */
+  readonly url: string;
+  readonly sizeBytes: number;
+  readonly bootIndex?: number;
+}
+
+export interface ExportStatus {
+  readonly operationId: string;
+  readonly groupId: string;
+  readonly pointId: string;
+  readonly mode: ExportMode;
+  readonly disks: readonly ExportedDisk[];
+  /** For `read-write`: the branch, and what of it is in the store. Zero barrier: nothing yet. */
+  readonly branch?: string;
+  readonly barrier: number;
+  readonly barrierCutAtMs: number;
+  readonly overlayBytes: number;
+  readonly writtenBytes: number;
+}
+
+/**
+ * read-only: no overlay. throw-away: writable on a local overlay that is deleted on close. read-write: writable on a local overlay, whose
+ * writes are committed to a new branch every few seconds.
+ */
+export type ExportMode = "read-only" | "throw-away" | "read-write";
+
+export interface FenceResult {
+  readonly groupEpoch: number;
+  /** Newest barrier that is complete once all disks are fenced. */
+  readonly newestPoint: RecoveryPoint | undefined;
+}
+
+export interface MasterTarget {
+  /** The store's conditional PUT and range reads behave: STORE_UNSAFE or STORE_DENIED otherwise. Cached for a day. */
+  probeStore(params: Record<string, never>): Promise<{ readonly storeId: string; readonly checkedAtMs: number; readonly endpoint: string }>;
+
+  /**
+   * Make the group receivable: store.json, per disk root branch, data key and canary, first claim (activeSite = sourceSite), catalog record;
+   * then listen for its process server. Returns the address that process servers dial.
+   */
+  prepareGroup(params: {
+    readonly groupId: string;
+    readonly operationId: string;
+    readonly groupName: string;
+    readonly sourceSite: string;
+    readonly disks: readonly GroupDisk[];
+    /** Kept with the group in the catalog; opaque here. */
+    readonly record: string;
+  }): Promise<{ readonly host: string; readonly port: number; readonly branch: string; readonly groupEpoch: number }>;
+
+  /**
+   * Waits until something changed since `cursor` (an earlier answer's), or `waitMs` passed. The group's progress, with the new cursor.
+   */
+  observeGroup(params: { readonly groupId: string; readonly cursor: string; readonly waitMs: number }): Promise<GroupProgress & { readonly cursor: string }>;
+
+  listPoints(params: { readonly groupId: string; readonly limit?: number }): Promise<readonly RecoveryPoint[]>;
+
+  /** Keep a barrier under a name. The same name twice with the same barrier is no error, with another one REFUSED. */
+  bookmark(params: { readonly groupId: string; readonly operationId: string; readonly barrier: number; readonly name: string }): Promise<RecoveryPoint>;
+
+  /**
+   * Take the group for `activeSite`: claim the group's next epoch, fence every disk on its branch, complete the barriers that are
+   * durable on all members. After it returns no commit of an older epoch counts. Resumable; the same operation gets the same epoch.
+   */
+  fence(params: { readonly groupId: string; readonly operationId: string; readonly activeSite: string }): Promise<FenceResult>;
+
+  /** The other way: the group goes on from its last commit with `activeSite` as the source again (undo before anything ran). */
+  openExport(params: {
+    readonly groupId: string;
+    readonly operationId: string;
+    /** A point id, or "latest". */
+    readonly point: string;
+    readonly mode: ExportMode;
+  }): Promise<ExportStatus>;
+  exportStatus(params: { readonly operationId: string }): Promise<ExportStatus>;
+  /** Close, and with `discard` delete the overlay. A read-write export commits what it has first. */
+  closeExport(params: { readonly operationId: string; readonly discard: boolean }): Promise<void>;
+  listExports(params: { readonly groupId?: string }): Promise<readonly ExportStatus[]>;
+
+  /** Stop receiving and forget (the store keeps everything). */
+  releaseGroup(params: { readonly groupId: string; readonly operationId: string }): Promise<void>;
+}

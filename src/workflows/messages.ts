@@ -1,0 +1,156 @@
+/**
+ * The names and shapes of everything one can say to our workflows: a contract with the API, the CLI and old histories.
+ * Plain JSON only. Extend; never change the meaning of a field.
+ */
+import type { GroupProgress, RecoveryPoint } from "#ports/replication.ts";
+import type { MachineConfig } from "#ports/hypervisor.ts";
+
+/** Task queues. Workers run at the recovery site only. */
+export const CONTROL_QUEUE = "control";
+export const moverQueue = (site: string): string => `site-${site}-mover`;
+export const targetQueue = (site: string): string => `site-${site}-target`;
+
+export const groupWorkflowId = (groupId: string): string => `group/${groupId}`;
+
+export const UPDATES = {
+  protect: "protect",
+  pause: "pause",
+  resume: "resume",
+  unprotect: "unprotect",
+  bookmark: "bookmark",
+  failover: "failover",
+  testFailoverStart: "testFailoverStart",
+  testFailoverCleanup: "testFailoverCleanup",
+} as const;
+export const QUERIES = { state: "state" } as const;
+
+/** On every update: makes it idempotent over retries, continue-as-new and restarts. Also the Temporal update id. */
+export interface Operation {
+  readonly operationId: string;
+  /** Who asked; stamped by the API. */
+  readonly by: string;
+}
+
+export interface ProtectedDisk {
+  readonly diskId: string;
+  readonly source: string;
+  readonly sizeBytes: number;
+  readonly sectorBytes: number;
+  readonly bootIndex?: number;
+}
+
+export interface ProtectedMachine {
+  readonly name: string;
+  readonly config: MachineConfig;
+  readonly disks: readonly ProtectedDisk[];
+  /** Guest ports to publish on the replica machine, and on the source machine if our hypervisor runs it. */
+  readonly forwards: readonly { readonly guestPort: number; readonly hostPort: number }[];
+}
+
+export interface ReplicationPolicy {
+  readonly intervalMs: number;
+  readonly rpoThresholdMs: number;
+  readonly compressAt: "agent" | "process-server";
+}
+export const DEFAULT_POLICY: ReplicationPolicy = { intervalMs: 5_000, rpoThresholdMs: 60_000, compressAt: "agent" };
+
+export interface ProtectRequest extends Operation {
+  readonly groupId: string;
+  readonly name: string;
+  readonly policy: ReplicationPolicy;
+  readonly sourceSite: string;
+  readonly targetSite: string;
+  readonly machines: readonly ProtectedMachine[];
+}
+
+export interface BookmarkRequest extends Operation {
+  readonly name: string;
+}
+
+export interface FailoverRequest extends Operation {
+  readonly mode: "unplanned" | "planned";
+  /** A selector of docs/surface.md: latest, @name, an RFC 3339 time, a point id. */
+  readonly point: string;
+  /** Decided by a person before the first step; required for unplanned when the source does not answer. */
+  readonly sourceLost: boolean;
+  readonly note?: string;
+}
+
+export interface TestFailoverRequest extends Operation {
+  readonly point: string;
+  readonly leaseMs: number;
+}
+
+export interface TestCleanupRequest extends Operation {
+  readonly testOperationId: string;
+  readonly force: boolean;
+}
+
+/** What an update that starts a longer operation answers at once. */
+export interface OperationStarted {
+  readonly operationId: string;
+  readonly workflowId: string;
+  readonly epoch: number;
+}
+
+export type GroupPhase = "unprotected" | "seeding" | "protected" | "failing-over" | "failed-over" | "committed";
+export type HealthLevel = "warning" | "critical";
+
+export interface HealthReason {
+  readonly code: string;
+  readonly level: HealthLevel;
+  readonly cause: string;
+  readonly remedy: string;
+}
+
+export interface OperationStep {
+  readonly name: string;
+  readonly state: "waiting" | "running" | "done" | "failed" | "skipped" | "undone";
+  readonly startedAtMs?: number;
+  readonly endedAtMs?: number;
+  readonly detail?: string;
+}
+
+export interface OperationState {
+  readonly operationId: string;
+  readonly kind: "protect" | "failover" | "testFailover" | "cleanup" | "bookmark" | "unprotect";
+  readonly workflowId: string;
+  readonly groupId: string;
+  readonly state: "running" | "done" | "failed" | "cancelled";
+  readonly startedAtMs: number;
+  readonly endedAtMs?: number;
+  readonly waitsFor?: string;
+  readonly steps: readonly OperationStep[];
+  readonly fault?: { readonly code: string; readonly message: string; readonly hint?: string };
+  /** failover, testFailover: where the replica machines answer. */
+  readonly machines?: readonly ReplicaMachine[];
+  readonly pointId?: string;
+  readonly pointCutAtMs?: number;
+}
+
+export interface ReplicaMachine {
+  readonly name: string;
+  readonly machineId: string;
+  readonly site: string;
+  readonly forwards: readonly { readonly guestPort: number; readonly hostPort: number }[];
+}
+
+/** Answer of the `state` query; `group show --json` is made from it. */
+export interface GroupState {
+  readonly groupId: string;
+  readonly name: string;
+  readonly phase: GroupPhase;
+  readonly conditions: readonly string[];
+  readonly health: readonly HealthReason[];
+  readonly sourceSite: string;
+  readonly targetSite: string;
+  readonly activeSite: string;
+  readonly epoch: number;
+  readonly branch: string;
+  readonly policy: ReplicationPolicy;
+  readonly machines: readonly ProtectedMachine[];
+  readonly progress: GroupProgress | undefined;
+  readonly operations: readonly OperationState[];
+  readonly allowedOperations: readonly string[];
+  readonly newestPoint?: RecoveryPoint;
+}
