@@ -1,0 +1,70 @@
+/**
+ * The three interfaces of a site, as methods of a link.
+ *
+ * A method travels as `<interface>.<method>` with one object of parameters. The hypervisor's methods take positional arguments;
+ * they travel as `{args: [...]}`. This table is the one place that knows both shapes: the proxy (proxy.ts) and the server (serve.ts)
+ * are made from it, so they cannot disagree.
+ *
+ * Invariants:
+ * - every method of the port is in the table (the compiler checks it);
+ * - `bound` is how long a caller waits for the answer. A call that waits by design gets what it waits for, and a margin.
+ */
+import type { Hypervisor } from "#ports/hypervisor.ts";
+import type { MasterTarget } from "#ports/master-target.ts";
+import type { ProcessServer } from "#ports/process-server.ts";
+
+export type FieldType = "string" | "number" | "boolean" | "object" | "array";
+
+export interface RelayMethod {
+  /** Required parameters and their JSON types; for positional methods by position. Others pass unchecked. */
+  readonly fields: Readonly<Record<string, FieldType>> | readonly FieldType[];
+  /** How long the caller waits, ms. */
+  readonly bound: (params: Readonly<Record<string, unknown>>) => number;
+}
+
+const QUICK_MS = 15_000;
+const STORE_MS = 120_000;
+const MARGIN_MS = 10_000;
+
+const quick = (): number => QUICK_MS;
+const store = (): number => STORE_MS;
+const number = (value: unknown): number => (typeof value === "number" && Number.isFinite(value) && value >= 0 ? value : 0);
+
+export const MASTER_TARGET_METHODS: Readonly<Record<keyof MasterTarget, RelayMethod>> = {
+  probeStore: { fields: {}, bound: store },
+  prepareGroup: { fields: { groupId: "string", operationId: "string", groupName: "string", sourceSite: "string", disks: "array", record: "string" }, bound: store },
+  observeGroup: { fields: { groupId: "string", cursor: "string", waitMs: "number" }, bound: (params) => number(params["waitMs"]) + MARGIN_MS },
+  listPoints: { fields: { groupId: "string" }, bound: store },
+  bookmark: { fields: { groupId: "string", operationId: "string", barrier: "number", name: "string" }, bound: store },
+  fence: { fields: { groupId: "string", operationId: "string", activeSite: "string" }, bound: store },
+  openExport: { fields: { groupId: "string", operationId: "string", point: "string", mode: "string" }, bound: store },
+  exportStatus: { fields: { operationId: "string" }, bound: quick },
+  closeExport: { fields: { operationId: "string", discard: "boolean" }, bound: store },
+  listExports: { fields: {}, bound: quick },
+  releaseGroup: { fields: { groupId: "string", operationId: "string" }, bound: store },
+};
+
+export const PROCESS_SERVER_METHODS: Readonly<Record<keyof ProcessServer, RelayMethod>> = {
+  putOrder: { fields: { signed: "object" }, bound: quick },
+  inspectDisks: { fields: { machine: "string", sources: "array", groupId: "string" }, bound: quick },
+  groupState: { fields: { groupId: "string" }, bound: quick },
+  cutNow: { fields: { groupId: "string", operationId: "string", timeoutMs: "number" }, bound: (params) => number(params["timeoutMs"]) + MARGIN_MS },
+  listAgents: { fields: {}, bound: quick },
+};
+
+/** Parameters are `{args: [...]}`. */
+export const HYPERVISOR_METHODS: Readonly<Record<Exclude<keyof Hypervisor, "kind">, RelayMethod>> = {
+  createMachine: { fields: ["object"], bound: () => 60_000 },
+  start: { fields: ["string"], bound: () => 60_000 },
+  shutdown: {
+    fields: ["string", "object"],
+    bound: (params) => {
+      const options = (params["args"] as readonly unknown[] | undefined)?.[1] as { readonly timeoutMs?: unknown } | undefined;
+      return number(options?.timeoutMs) + MARGIN_MS;
+    },
+  },
+  powerOff: { fields: ["string"], bound: () => 30_000 },
+  inspect: { fields: ["string"], bound: quick },
+  list: { fields: [], bound: quick },
+  destroy: { fields: ["string"], bound: () => 30_000 },
+};
