@@ -1,0 +1,133 @@
+/**
+ * What the HTTP API says and hears, as types: the CLI, the console and the demo are written against this. `client.ts` implements `ApiClient`
+ * over HTTP; `server.ts` (with its routes) answers it. All plain JSON; bytes, milliseconds, RFC 3339 times.
+ *
+ * Source: docs/surface.md. Add to it, do not break it.
+ */
+import type { Machine, MachineConfig, MachineDisk, MachineNetwork } from "#ports/hypervisor.ts";
+import type { ExportStatus } from "#ports/master-target.ts";
+import type { DiskReport, RecoveryPoint } from "#ports/replication.ts";
+import type { GroupPhase, HealthReason, OperationStarted, OperationState, ReplicationPolicy } from "../workflows/messages.ts";
+
+export interface RoleView {
+  readonly site: string;
+  readonly role: string;
+  readonly name: string;
+  readonly connected: boolean;
+  readonly connectedAt?: string;
+}
+
+export interface StatusView {
+  readonly version: string;
+  /** Agents are listed here too (role "agent"), as their process server sees them. */
+  readonly roles: readonly RoleView[];
+  readonly temporal: { readonly reachable: boolean; readonly uiUrl?: string };
+  readonly redis: { readonly reachable: boolean };
+  readonly groups: readonly GroupView[];
+}
+
+export interface GroupDiskView {
+  readonly id: string;
+  readonly machine: string;
+  readonly sizeBytes: number;
+  readonly source: string;
+  readonly tapUrl?: string;
+}
+
+/** `group show --json`. */
+export interface GroupView {
+  readonly name: string;
+  readonly phase: GroupPhase;
+  readonly conditions: readonly string[];
+  readonly health: readonly HealthReason[];
+  readonly sourceSite: string;
+  readonly targetSite: string;
+  readonly activeSite: string;
+  readonly epoch: number;
+  readonly policy: ReplicationPolicy;
+  /** Age of the newest restorable state; null while there is none. */
+  readonly rpoMs: number | null;
+  readonly lagMs: number | null;
+  readonly backlogBytes: number;
+  /** Until the initial sync or the backlog is through; null when unknown or nothing is waiting. */
+  readonly etaMs: number | null;
+  readonly syncRemainingBytes: number;
+  readonly syncTotalBytes: number;
+  readonly syncBytesPerSecond: number;
+  readonly writtenBytes: number;
+  readonly shippedBytes: number;
+  readonly storedBytes: number;
+  readonly allowedOperations: readonly string[];
+  readonly disks: readonly GroupDiskView[];
+  readonly newestPoint?: RecoveryPoint;
+  readonly operations: readonly OperationState[];
+}
+
+export interface ProtectBody {
+  readonly name: string;
+  /** Name of the agent that has the disks. */
+  readonly machine?: string;
+  readonly disks: readonly string[];
+  readonly site?: string;
+  readonly policy?: Partial<ReplicationPolicy>;
+  readonly config?: Partial<MachineConfig>;
+  readonly forwards?: readonly { readonly guestPort: number; readonly hostPort: number }[];
+}
+
+export interface FailoverBody {
+  readonly mode: "unplanned" | "planned";
+  readonly point?: string;
+  readonly sourceLost?: boolean;
+  readonly note?: string;
+}
+
+/** `leeward failover` alone. */
+export interface FailoverCandidate {
+  readonly group: string;
+  readonly phase: GroupPhase;
+  readonly points: readonly { readonly selector: string; readonly pointId: string; readonly cutAt: string; readonly ageMs: number; readonly grade: string }[];
+  readonly blockers: readonly string[];
+  readonly command: string;
+}
+
+export interface AgentView {
+  readonly machine: string;
+  readonly site: string;
+  readonly connected: boolean;
+  readonly disks: readonly DiskReport[];
+}
+
+/** Every method throws the Fault that the server answered, or PEER_UNREACHABLE. `operationId` makes a repeated call the same call. */
+export interface ApiClient {
+  status(): Promise<StatusView>;
+  groups(): Promise<readonly GroupView[]>;
+  group(name: string): Promise<GroupView>;
+  protect(body: ProtectBody & { readonly operationId?: string }): Promise<OperationStarted & { readonly group: GroupView }>;
+  points(group: string): Promise<readonly RecoveryPoint[]>;
+  bookmark(group: string, name: string): Promise<RecoveryPoint>;
+  pause(group: string): Promise<GroupView>;
+  resume(group: string): Promise<GroupView>;
+  unprotect(group: string): Promise<OperationStarted>;
+  failover(group: string, body: FailoverBody & { readonly operationId?: string }): Promise<OperationStarted>;
+  startTestFailover(group: string, body: { readonly point?: string; readonly leaseMs?: number; readonly operationId?: string }): Promise<OperationStarted>;
+  listTestFailovers(group: string): Promise<readonly OperationState[]>;
+  cleanUpTestFailover(group: string, operationId: string, options?: { readonly force?: boolean }): Promise<OperationStarted>;
+  operations(): Promise<readonly OperationState[]>;
+  /** With `waitMs`, answers when the operation ended or after that time, whichever is first. */
+  operation(operationId: string, options?: { readonly waitMs?: number }): Promise<OperationState>;
+  cancelOperation(operationId: string): Promise<OperationState>;
+  openExport(group: string, body: { readonly point?: string; readonly writable?: boolean }): Promise<ExportStatus>;
+  closeExport(operationId: string): Promise<void>;
+  failoverCandidates(): Promise<readonly FailoverCandidate[]>;
+  agents(): Promise<readonly AgentView[]>;
+  /** A one-time enrolment token for a role at a site. */
+  enrolmentToken(body: { readonly site: string; readonly role: string; readonly name: string }): Promise<{ readonly token: string; readonly expiresAt: string; readonly caFingerprint: string }>;
+  /** Machines that the site's hypervisor runs: used by the embedded installation to run its protected machine. */
+  createMachine(
+    site: string,
+    body: { readonly operationId: string; readonly name: string; readonly config: MachineConfig; readonly disks: readonly MachineDisk[]; readonly network: MachineNetwork; readonly start: boolean },
+  ): Promise<Machine>;
+  machines(site: string): Promise<readonly Machine[]>;
+  shutdownMachine(site: string, machineId: string, options: { readonly timeoutMs: number }): Promise<Machine>;
+  powerOffMachine(site: string, machineId: string): Promise<Machine>;
+}
