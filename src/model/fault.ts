@@ -16,6 +16,7 @@ export const FAULTS = {
   NOT_FOUND: { retryable: false, exit: 4 },
   TIMED_OUT: { retryable: true, exit: 5 },
   INTERRUPTED: { retryable: false, exit: 130 },
+  DRAINING: { retryable: true, exit: 1 },
   // Machine
   TOOL_MISSING: { retryable: false, exit: 1 },
   PORT_IN_USE: { retryable: true, exit: 1 },

@@ -2,8 +2,13 @@
  * The names and shapes of everything one can say to our workflows: a contract with the API, the CLI and old histories.
  * Plain JSON only. Extend; never change the meaning of a field.
  */
-import type { GroupProgress, RecoveryPoint } from "#ports/replication.ts";
+import type { GroupPhase } from "#model/group-phase.ts";
+import type { HealthLevel, HealthReason } from "#model/health.ts";
 import type { MachineConfig } from "#ports/hypervisor.ts";
+import type { ExportStatus } from "#ports/master-target.ts";
+import type { GroupProgress, RecoveryPoint } from "#ports/replication.ts";
+
+export type { GroupPhase, HealthLevel, HealthReason };
 
 /** Task queues. Workers run at the recovery site only. */
 export const CONTROL_QUEUE = "control";
@@ -11,6 +16,43 @@ export const moverQueue = (site: string): string => `site-${site}-mover`;
 export const targetQueue = (site: string): string => `site-${site}-target`;
 
 export const groupWorkflowId = (groupId: string): string => `group/${groupId}`;
+
+/** Names of our workflow types. Only `protectionGroup` is started from outside; the others are its children. */
+export const WORKFLOWS = {
+  protectionGroup: "protectionGroup",
+  initialSync: "initialSync",
+  failover: "failover",
+  testFailover: "testFailover",
+  janitor: "janitor",
+} as const;
+
+/**
+ * The argument of `protectionGroup`: start it with the `protect` update in one call (update-with-start, conflict policy USE_EXISTING),
+ * with the operation id as update id. `state` is carried by continue-as-new and left out by everybody else.
+ */
+export interface GroupStart {
+  readonly groupId: string;
+  readonly state?: unknown;
+}
+
+/** The one line that says what a group's workflow is; given as `staticSummary` when it is started. */
+export function groupSummary(request: Pick<ProtectRequest, "name" | "sourceSite" | "targetSite" | "policy">): string {
+  return `${request.name}: ${request.sourceSite} → ${request.targetSite}, RPO ${request.policy.rpoThresholdMs / 1_000} s`;
+}
+
+/** Search attributes and their types, as the server must know them (temporal/search-attributes.json says the same; a test compares). */
+export const SEARCH_ATTRIBUTES = {
+  LeewardKind: "Keyword",
+  LeewardPhase: "Keyword",
+  LeewardHealth: "Keyword",
+  LeewardGroup: "Keyword",
+  LeewardPlan: "Keyword",
+  LeewardSite: "Keyword",
+  LeewardNeedsApproval: "Bool",
+  LeewardRpoBreach: "Bool",
+  LeewardLastPoint: "Datetime",
+  LeewardEpoch: "Int",
+} as const;
 
 export const UPDATES = {
   protect: "protect",
@@ -22,6 +64,21 @@ export const UPDATES = {
   testFailoverStart: "testFailoverStart",
   testFailoverCleanup: "testFailoverCleanup",
 } as const;
+/**
+ * What each update answers. All of `started` answer at once and go on; follow them in `GroupState.operations`. A refusal is an
+ * ApplicationFailure whose type is a fault code and whose first detail is the fault (`faultOfFailure` of #model/failure.ts finds it).
+ * DRAINING: send the same update with the same id again.
+ */
+export interface UpdateResults {
+  readonly protect: OperationStarted;
+  readonly pause: OperationDone;
+  readonly resume: OperationDone;
+  readonly unprotect: OperationStarted;
+  readonly bookmark: RecoveryPoint;
+  readonly failover: OperationStarted;
+  readonly testFailoverStart: OperationStarted;
+  readonly testFailoverCleanup: OperationStarted;
+}
 export const QUERIES = { state: "state" } as const;
 
 /** On every update: makes it idempotent over retries, continue-as-new and restarts. Also the Temporal update id. */
@@ -37,6 +94,8 @@ export interface ProtectedDisk {
   readonly sizeBytes: number;
   readonly sectorBytes: number;
   readonly bootIndex?: number;
+  /** Where the machine attaches the disk; known once its agent has the order. */
+  readonly tapUrl?: string;
 }
 
 export interface ProtectedMachine {
@@ -93,14 +152,10 @@ export interface OperationStarted {
   readonly epoch: number;
 }
 
-export type GroupPhase = "unprotected" | "seeding" | "protected" | "failing-over" | "failed-over" | "committed";
-export type HealthLevel = "warning" | "critical";
-
-export interface HealthReason {
-  readonly code: string;
-  readonly level: HealthLevel;
-  readonly cause: string;
-  readonly remedy: string;
+/** What an update that waits for its work answers. */
+export interface OperationDone {
+  readonly operationId: string;
+  readonly doneAtMs: number;
 }
 
 export interface OperationStep {
@@ -119,7 +174,10 @@ export interface OperationState {
   readonly state: "running" | "done" | "failed" | "cancelled";
   readonly startedAtMs: number;
   readonly endedAtMs?: number;
+  readonly by?: string;
   readonly waitsFor?: string;
+  /** Until when it waits, if that is bounded: the end of a step's budget, of a lease. */
+  readonly waitsUntilMs?: number;
   readonly steps: readonly OperationStep[];
   readonly fault?: { readonly code: string; readonly message: string; readonly hint?: string };
   /** failover, testFailover: where the replica machines answer. */
@@ -153,4 +211,10 @@ export interface GroupState {
   readonly operations: readonly OperationState[];
   readonly allowedOperations: readonly string[];
   readonly newestPoint?: RecoveryPoint;
+  readonly healthLevel: "healthy" | HealthLevel;
+  /** How old `progress` is on the workflow's clock. A window lasts up to a minute: ask the master target for what is newer. */
+  readonly observedAtMs: number;
+  readonly orderVersion: number;
+  /** After a failover: the export the machines run on, as last observed. */
+  readonly replica?: ExportStatus;
 }

@@ -1,0 +1,177 @@
+/**
+ * The phases of a protection group, and which move is allowed when. API, console, command line and workflows all ask here.
+ *
+ * ```
+ * unprotected ─protect─► seeding ─seeded─► protected ─failover─► failing-over ─booted─► failed-over
+ *      ▲                   │  ▲                │  ▲                  │
+ *      └──── gave up ──────┘  └── undone ──────┼──┴───── undone ─────┘
+ *      └──────────────── unprotected ──────────┘
+ * ```
+ *
+ * Invariants:
+ * - pause, test failover and a fenced source are conditions beside the phase, never phases;
+ * - a refusal always says which moves are allowed now, and what to type when something is missing;
+ * - everything here is decided from facts that the caller has at hand: no waiting, so that it can run in a validator.
+ *
+ * Source: docs of the moves; the design's state picture of a protection group.
+ */
+export type GroupPhase = "unprotected" | "seeding" | "protected" | "failing-over" | "failed-over" | "committed";
+
+export const GROUP_OPERATIONS = [
+  "protect",
+  "pause",
+  "resume",
+  "bookmark",
+  "failover",
+  "planned-failover",
+  "test-failover",
+  "test-failover-cleanup",
+  "unprotect",
+] as const;
+export type GroupOperation = (typeof GROUP_OPERATIONS)[number];
+
+/** What stands beside the phase. */
+export const CONDITIONS = {
+  paused: "Paused",
+  /** The store is claimed for the target, but nothing runs there: a failover with a lost source failed before the boot. */
+  sourceFenced: "SourceFenced",
+  testing: "Testing",
+  testCleanupFailed: "TestCleanupFailed",
+  unprotecting: "Unprotecting",
+  /** Some machines of the group did not start at the target. */
+  partial: "Partial",
+  /** A replica machine runs but did not answer in time. */
+  notAnswering: "NotAnswering",
+} as const;
+export type GroupCondition = (typeof CONDITIONS)[keyof typeof CONDITIONS];
+
+export interface GroupFacts {
+  readonly name: string;
+  readonly phase: GroupPhase;
+  readonly conditions: readonly string[];
+  /** At least one complete point exists. */
+  readonly hasPoint: boolean;
+  /** As last observed: the target hears the source's process server. Undefined when that cannot be known now. */
+  readonly sourceConnected: boolean | undefined;
+}
+
+/** Parameters that decide; left out, the most favourable is assumed (for listing what is allowed). */
+export interface MoveOptions {
+  readonly sourceLost?: boolean;
+}
+
+export interface Refusal {
+  readonly message: string;
+  readonly hint: string;
+}
+
+/** Why `operation` is not allowed now; undefined when it is. */
+export function refusalOf(facts: GroupFacts, operation: GroupOperation, options: MoveOptions = {}): Refusal | undefined {
+  const found = reason(facts, operation, options);
+  if (found === undefined) return undefined;
+  const allowed = allowedOperations(facts);
+  return {
+    message: `Group "${facts.name}" is "${facts.phase}"${facts.conditions.length === 0 ? "" : ` (${facts.conditions.join(", ")})`}: ${found.why}`,
+    hint: `${found.instead === undefined ? "" : `${found.instead}. `}Allowed now: ${allowed.length === 0 ? "nothing but waiting" : allowed.join(", ")}`,
+  };
+}
+
+/** Moves that would be accepted now, in the order of GROUP_OPERATIONS. */
+export function allowedOperations(facts: GroupFacts): readonly GroupOperation[] {
+  return GROUP_OPERATIONS.filter((operation) => reason(facts, operation, { sourceLost: true }) === undefined);
+}
+
+interface Reason {
+  readonly why: string;
+  readonly instead?: string;
+}
+
+/** Phases in which a move may begin. */
+const PHASES: Readonly<Record<GroupOperation, readonly GroupPhase[]>> = {
+  protect: ["unprotected"],
+  pause: ["protected"],
+  resume: ["protected"],
+  bookmark: ["protected"],
+  failover: ["seeding", "protected"],
+  "planned-failover": ["protected"],
+  "test-failover": ["protected"],
+  "test-failover-cleanup": ["seeding", "protected", "failing-over", "failed-over", "committed"],
+  unprotect: ["seeding", "protected"],
+};
+
+function reason(facts: GroupFacts, operation: GroupOperation, options: MoveOptions): Reason | undefined {
+  const has = (condition: GroupCondition): boolean => facts.conditions.includes(condition);
+  if (has(CONDITIONS.unprotecting)) return { why: "its protection is being removed" };
+  if (!PHASES[operation].includes(facts.phase)) return { why: `${operation} needs ${PHASES[operation].map((phase) => `"${phase}"`).join(" or ")}` };
+  const type = `leeward failover ${facts.name} --source-lost`;
+  switch (operation) {
+    case "protect":
+      return undefined;
+    case "pause":
+      if (has(CONDITIONS.sourceFenced)) return { why: "its source is fenced, nothing is replicated" };
+      return has(CONDITIONS.paused) ? { why: "it is paused already" } : undefined;
+    case "resume":
+      return has(CONDITIONS.paused) || has(CONDITIONS.sourceFenced) ? undefined : { why: "it is not paused" };
+    case "bookmark":
+      if (has(CONDITIONS.paused)) return { why: "a bookmark needs a cut, and it is paused", instead: `Type "leeward group resume ${facts.name}" first` };
+      if (has(CONDITIONS.sourceFenced)) return { why: "a bookmark needs a cut, and its source is fenced" };
+      if (facts.sourceConnected === false) return { why: "a bookmark needs a cut, and its source is not connected", instead: "Connect the source site's process server" };
+      return undefined;
+    case "failover":
+      if (!facts.hasPoint) return { why: "it has no complete recovery point yet", instead: "Wait for the initial sync" };
+      if (facts.sourceConnected === false && options.sourceLost !== true) {
+        return { why: "its source is not connected, so a person must say that it is lost", instead: `If it is, type "${type}"` };
+      }
+      return undefined;
+    case "planned-failover":
+      if (!facts.hasPoint) return { why: "it has no complete recovery point yet", instead: "Wait for the initial sync" };
+      if (has(CONDITIONS.sourceFenced)) return { why: "its source is fenced and cannot make a final cut", instead: `Type "${type}"` };
+      if (has(CONDITIONS.paused)) return { why: "a planned failover needs a final cut, and it is paused", instead: `Type "leeward group resume ${facts.name}" first` };
+      if (facts.sourceConnected === false) {
+        return { why: "a planned failover needs its source, and that is not connected", instead: `If it is lost, type "${type}"` };
+      }
+      return undefined;
+    case "test-failover":
+      if (!facts.hasPoint) return { why: "it has no complete recovery point yet", instead: "Wait for the initial sync" };
+      if (has(CONDITIONS.testing) || has(CONDITIONS.testCleanupFailed)) {
+        return { why: "a test failover of it exists already", instead: `Type "leeward test-failover cleanup ${facts.name}" first` };
+      }
+      return undefined;
+    case "test-failover-cleanup":
+      return has(CONDITIONS.testing) || has(CONDITIONS.testCleanupFailed) ? undefined : { why: "no test failover of it exists" };
+    case "unprotect":
+      if (has(CONDITIONS.testing) || has(CONDITIONS.testCleanupFailed)) {
+        return { why: "a test failover of it still exists", instead: `Type "leeward test-failover cleanup ${facts.name}" first` };
+      }
+      return undefined;
+  }
+}
+
+export type PhaseEvent = "protect" | "protect-failed" | "seeded" | "failover" | "failover-undone" | "booted" | "unprotect";
+
+/**
+ * The phase after `event`. `before` is the phase that a failover began in (needed for "failover-undone").
+ * Throws RangeError for an event that cannot happen in this phase: a bug in the caller.
+ */
+export function nextPhase(phase: GroupPhase, event: PhaseEvent, before: GroupPhase = "protected"): GroupPhase {
+  const step = `${phase} ${event}`;
+  switch (step) {
+    case "unprotected protect":
+      return "seeding";
+    case "seeding protect-failed":
+    case "seeding unprotect":
+    case "protected unprotect":
+      return "unprotected";
+    case "seeding seeded":
+      return "protected";
+    case "seeding failover":
+    case "protected failover":
+      return "failing-over";
+    case "failing-over failover-undone":
+      return before;
+    case "failing-over booted":
+      return "failed-over";
+    default:
+      throw new RangeError(`Event "${event}" in phase "${phase}"`);
+  }
+}

@@ -1,0 +1,165 @@
+/**
+ * Health of a group: coded reasons, each with what was seen and what to do, from what was observed and the policy's thresholds.
+ *
+ * Invariants:
+ * - a code never changes its meaning: alerts and scripts match on it;
+ * - no reason means healthy; the level of a group is that of its worst reason;
+ * - only facts in, text out: the same facts give the same reasons.
+ */
+import { CONDITIONS, type GroupPhase } from "./group-phase.ts";
+
+export type HealthLevel = "warning" | "critical";
+
+export interface HealthReason {
+  readonly code: string;
+  readonly level: HealthLevel;
+  readonly cause: string;
+  readonly remedy: string;
+}
+
+/** The initial sync is called stalled after this long without a byte less to do. */
+export const SYNC_STALLED_MS = 60_000;
+/** RPO_BREACH turns from warning to critical at this multiple of the threshold. */
+export const RPO_CRITICAL_FACTOR = 3;
+
+interface FaultText {
+  readonly code: string;
+  readonly message: string;
+  readonly hint?: string;
+}
+
+export interface HealthFacts {
+  readonly name: string;
+  readonly phase: GroupPhase;
+  readonly conditions: readonly string[];
+  readonly sourceSite: string;
+  readonly targetSite: string;
+  readonly nowMs: number;
+  readonly rpoThresholdMs: number;
+  /** What the master target said last. */
+  readonly progress?: {
+    readonly state: "waiting" | "seeding" | "live" | "fenced" | "failed";
+    readonly connected: boolean;
+    readonly fault?: FaultText;
+    /** Zero: no point yet. */
+    readonly currentAsOfMs: number;
+  };
+  /** When the remaining bytes of a sync last got fewer. */
+  readonly syncMovedAtMs: number;
+  /** Why the master target could not be asked. */
+  readonly targetFault?: FaultText;
+  /** After a failover: the replica machines and what of their writes is in the store. */
+  readonly replica?: {
+    /** Since when writes of theirs wait for a commit; zero when none do. */
+    readonly uncommittedSinceMs: number;
+    readonly machinesOff: readonly string[];
+    readonly fault?: FaultText;
+  };
+}
+
+/** Reasons, worst first. */
+export function assessHealth(facts: HealthFacts): readonly HealthReason[] {
+  const reasons = facts.phase === "failed-over" || facts.phase === "committed" ? afterFailover(facts) : replicating(facts);
+  return [...reasons, ...conditional(facts)].sort((a, b) => Number(b.level === "critical") - Number(a.level === "critical"));
+}
+
+export function healthLevel(reasons: readonly HealthReason[]): "healthy" | HealthLevel {
+  if (reasons.some((reason) => reason.level === "critical")) return "critical";
+  return reasons.length === 0 ? "healthy" : "warning";
+}
+
+export function isRpoBreach(reasons: readonly HealthReason[]): boolean {
+  return reasons.some((reason) => reason.code === "RPO_BREACH");
+}
+
+function replicating(facts: HealthFacts): HealthReason[] {
+  if (facts.phase === "unprotected" || facts.phase === "failing-over") return [];
+  const lost = `If the site is lost, type "leeward failover ${facts.name} --source-lost"`;
+  if (facts.conditions.includes(CONDITIONS.sourceFenced)) {
+    return [
+      critical(
+        "SOURCE_FENCED",
+        `The replica is claimed for site "${facts.targetSite}", but no machine runs there: the last failover failed`,
+        `${lost}; or "leeward group resume ${facts.name}" gives the replica back to its source`,
+      ),
+    ];
+  }
+  const reasons: HealthReason[] = [];
+  const { progress } = facts;
+  const paused = facts.conditions.includes(CONDITIONS.paused);
+  if (facts.targetFault !== undefined) {
+    reasons.push(
+      critical("TARGET_UNREACHABLE", `The master target of site "${facts.targetSite}" cannot be asked: ${facts.targetFault.message}`, facts.targetFault.hint ?? "Start the master target, and look at its log"),
+    );
+  }
+  if (progress !== undefined) {
+    if (progress.state === "fenced") {
+      reasons.push(critical("FENCED", progress.fault?.message ?? "Another site holds the claim on the replica", progress.fault?.hint ?? 'Look at "leeward status": the group runs elsewhere'));
+    } else if (progress.state === "failed") {
+      reasons.push(critical("REPLICATION_FAILED", progress.fault === undefined ? "The master target gave up" : `${progress.fault.code}: ${progress.fault.message}`, progress.fault?.hint ?? "Look at the master target's log"));
+    } else if (!progress.connected && facts.targetFault === undefined) {
+      reasons.push(
+        critical("SOURCE_DISCONNECTED", `The process server of site "${facts.sourceSite}" is not connected to the master target`, facts.phase === "protected" ? `Start it, or repair the network. ${lost}` : "Start it, or repair the network"),
+      );
+    }
+  }
+  if (facts.phase === "protected") {
+    const lagMs = facts.nowMs - (progress?.currentAsOfMs ?? facts.nowMs);
+    if (lagMs > facts.rpoThresholdMs) {
+      reasons.push({
+        code: "RPO_BREACH",
+        level: lagMs > facts.rpoThresholdMs * RPO_CRITICAL_FACTOR ? "critical" : "warning",
+        cause: `The replica is ${duration(lagMs)} behind, the policy allows ${duration(facts.rpoThresholdMs)}`,
+        remedy: paused ? `Type "leeward group resume ${facts.name}"` : "Look at backlog and bandwidth; it catches up by itself once the cause is gone",
+      });
+    }
+  }
+  if (facts.phase === "seeding" && !paused && facts.nowMs - facts.syncMovedAtMs > SYNC_STALLED_MS) {
+    reasons.push(warning("SYNC_STALLED", `The initial sync has not moved for ${duration(facts.nowMs - facts.syncMovedAtMs)}`, "Look at the agent and the process server of the source site"));
+  }
+  return reasons;
+}
+
+function afterFailover(facts: HealthFacts): HealthReason[] {
+  const reasons: HealthReason[] = [
+    warning("NOT_REPLICATED", `The machines run at site "${facts.targetSite}" and are kept in its store only`, "Bring another site up before this one is needed elsewhere"),
+  ];
+  const { replica } = facts;
+  const fault = replica?.fault ?? facts.targetFault;
+  if (fault !== undefined) reasons.push(critical("EXPORT_UNAVAILABLE", `The disks of the replica machines cannot be seen: ${fault.code}: ${fault.message}`, fault.hint ?? "Start the master target; the disks are opened again by themselves"));
+  for (const name of replica?.machinesOff ?? []) reasons.push(critical("REPLICA_MACHINE_OFF", `The replica machine "${name}" is not running`, `Look at its console with "leeward operation show"`));
+  if (replica !== undefined && replica.uncommittedSinceMs > 0 && facts.nowMs - replica.uncommittedSinceMs > facts.rpoThresholdMs && fault === undefined) {
+    reasons.push(warning("LOCAL_RPO_BREACH", `What the replica machines write has not been committed for ${duration(facts.nowMs - replica.uncommittedSinceMs)}`, "Look at the store of the target site"));
+  }
+  return reasons;
+}
+
+function conditional(facts: HealthFacts): HealthReason[] {
+  const has = (condition: string): boolean => facts.conditions.includes(condition);
+  const reasons: HealthReason[] = [];
+  if (has(CONDITIONS.paused)) reasons.push(warning("PAUSED", "Replication is paused; changes are tracked at the source", `Type "leeward group resume ${facts.name}"`));
+  if (has(CONDITIONS.testCleanupFailed)) {
+    reasons.push(warning("TEST_CLEANUP_FAILED", "Machines or disks of a test failover could not be removed", `Type "leeward test-failover cleanup ${facts.name}", with --force if the site is gone`));
+  }
+  if (has(CONDITIONS.partial)) reasons.push(critical("MEMBER_NOT_STARTED", "Not every machine of the group started at the target", 'Look at the failed step in "leeward operation show"'));
+  if (has(CONDITIONS.notAnswering)) reasons.push(warning("NOT_ANSWERING", "A replica machine runs, but did not answer in time", 'Look at its console with "leeward operation show"'));
+  return reasons;
+}
+
+function critical(code: string, cause: string, remedy: string): HealthReason {
+  return { code, level: "critical", cause, remedy };
+}
+
+function warning(code: string, cause: string, remedy: string): HealthReason {
+  return { code, level: "warning", cause, remedy };
+}
+
+/** 850 ms, 12 s, 4 min, 3 h, 2 d: for a person, one unit. */
+export function duration(ms: number): string {
+  const whole = Math.max(0, Math.round(ms));
+  if (whole < 1_000) return `${whole} ms`;
+  if (whole < 120_000) return `${Math.round(whole / 1_000)} s`;
+  if (whole < 7_200_000) return `${Math.round(whole / 60_000)} min`;
+  if (whole < 172_800_000) return `${Math.round(whole / 3_600_000)} h`;
+  return `${Math.round(whole / 86_400_000)} d`;
+}
