@@ -35,7 +35,8 @@ export function reportFailure(error: unknown, { json }: { readonly json: boolean
     return FAULTS[error.code].exit;
   }
   const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
-  if (json) process.stdout.write(`${JSON.stringify({ error: { code: "BUG", message: text.split("\n")[0] } }, null, 2)}\n`);
+  if (json)
+    process.stdout.write(`${JSON.stringify({ error: { code: "BUG", message: text.split("\n")[0] } }, null, 2)}\n`);
   process.stderr.write(`This is a bug in leeward, please report it:\n${text}\n`);
   return 1;
 }
@@ -43,7 +44,14 @@ export function reportFailure(error: unknown, { json }: { readonly json: boolean
 /** Columns aligned by their widest cell; the first row is the head. */
 export function table(rows: readonly (readonly string[])[]): string {
   const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
-  return rows.map((row) => row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join("  ").trimEnd()).join("\n");
+  return rows
+    .map((row) =>
+      row
+        .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+        .join("  ")
+        .trimEnd(),
+    )
+    .join("\n");
 }
 
 /** 1536 → "1.5 KiB". */

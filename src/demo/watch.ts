@@ -44,5 +44,8 @@ export function durableAt(sightings: readonly Sighting[], timeMs: number): numbe
 
 /** No record after this one could be durable at `timeMs`. */
 export function possibleAt(sightings: readonly Sighting[], timeMs: number): number {
-  return sightings.reduce((best, one) => (one.askedAtMs >= timeMs ? Math.min(best, one.record) : best), Number.MAX_SAFE_INTEGER);
+  return sightings.reduce(
+    (best, one) => (one.askedAtMs >= timeMs ? Math.min(best, one.record) : best),
+    Number.MAX_SAFE_INTEGER,
+  );
 }

@@ -33,6 +33,9 @@ export function readJsonFile(path: string): unknown {
   try {
     return JSON.parse(text);
   } catch (cause) {
-    throw new Fault("CONFIG_INVALID", `"${path}" is not JSON`, { cause, hint: "Restore the file, or remove it to have it made again" });
+    throw new Fault("CONFIG_INVALID", `"${path}" is not JSON`, {
+      cause,
+      hint: "Restore the file, or remove it to have it made again",
+    });
   }
 }

@@ -87,7 +87,11 @@ export function controlConfig(layout: Layout): Record<string, unknown> {
     stateDir: controlFolder(layout.state),
     api: { host: HOST, port: port(layout, "control-api") },
     link: { host: HOST, port: port(layout, "control-link") },
-    temporal: { address: `${HOST}:${port(layout, "temporal")}`, namespace: "default", uiUrl: `http://${HOST}:${port(layout, "temporal-ui")}` },
+    temporal: {
+      address: `${HOST}:${port(layout, "temporal")}`,
+      namespace: "default",
+      uiUrl: `http://${HOST}:${port(layout, "temporal-ui")}`,
+    },
     redisUrl: `redis://${HOST}:${port(layout, `${CONTROL_SITE}-redis`)}`,
     sites: SITES.map((name) => ({ name })),
   };
@@ -101,24 +105,50 @@ export function enrolledRoles(layout: Layout): EnrolledRole[] {
     const mover = { host: HOST, port: port(layout, `${site}-mover`) };
     return [
       enrolled(layout, site, "process-server", `${site}-ps`, (identity, stateDir) => ({
-        site, name: `${site}-ps`, stateDir, identity, control, listen: processServer, redisUrl,
-        spoolBytesMax: 1 << 30, orderKeyFile: join(identityFolderOf(layout, site, "process-server"), "order-key.pem"),
+        site,
+        name: `${site}-ps`,
+        stateDir,
+        identity,
+        control,
+        listen: processServer,
+        redisUrl,
+        spoolBytesMax: 1 << 30,
+        orderKeyFile: join(identityFolderOf(layout, site, "process-server"), "order-key.pem"),
       })),
       enrolled(layout, site, "master-target", `${site}-mt`, (identity, stateDir) => ({
-        site, name: `${site}-mt`, stateDir, identity, control, moverListen: mover, advertise: mover, redisUrl,
+        site,
+        name: `${site}-mt`,
+        stateDir,
+        identity,
+        control,
+        moverListen: mover,
+        advertise: mover,
+        redisUrl,
         store: {
-          endpoint: `http://${HOST}:${port(layout, `${site}-s3`)}`, region: "us-east-1", bucket: "leeward", root: "leeward",
+          endpoint: `http://${HOST}:${port(layout, `${site}-s3`)}`,
+          region: "us-east-1",
+          bucket: "leeward",
+          root: "leeward",
           credentialsFile: credentialsFile(layout, site),
         },
-        keysFile: join(stateDir, "disk-keys.json"), overlayBytesMax: 16 * 2 ** 30,
+        keysFile: join(stateDir, "disk-keys.json"),
+        overlayBytesMax: 16 * 2 ** 30,
       })),
       enrolled(layout, site, "agent", agentName(site), (identity, stateDir) => ({
-        site, name: agentName(site), stateDir, identity, processServers: [processServer],
+        site,
+        name: agentName(site),
+        stateDir,
+        identity,
+        processServers: [processServer],
       })),
     ];
   });
   const worker = enrolled(layout, CONTROL_SITE, "worker", "worker", (identity, stateDir) => ({
-    site: CONTROL_SITE, sites: [...SITES], stateDir, identity, control,
+    site: CONTROL_SITE,
+    sites: [...SITES],
+    stateDir,
+    identity,
+    control,
     temporal: { address: `${HOST}:${port(layout, "temporal")}`, namespace: "default" },
     deployment: { name: "leeward", buildId: "embedded" },
   }));
@@ -146,7 +176,14 @@ function enrolled(
     keyFile: join(identityFolder, "key.pem"),
     caFile: join(identityFolder, "ca.pem"),
   };
-  return { site, role, name, identityFolder, configFile: join(folder, "config.json"), config: config(identity, folder) };
+  return {
+    site,
+    role,
+    name,
+    identityFolder,
+    configFile: join(folder, "config.json"),
+    config: config(identity, folder),
+  };
 }
 
 function credentialsFile(layout: Layout, site: SiteName): string {
@@ -157,7 +194,10 @@ function credentialsFile(layout: Layout, site: SiteName): string {
 export function ensureCredentials(layout: Layout, site: SiteName): { accessKey: string; secretKey: string } {
   const file = credentialsFile(layout, site);
   if (!existsSync(file)) {
-    writeJsonFile(file, { accessKey: `leeward-${site}-${randomBytes(4).toString("hex")}`, secretKey: randomBytes(24).toString("base64url") });
+    writeJsonFile(file, {
+      accessKey: `leeward-${site}-${randomBytes(4).toString("hex")}`,
+      secretKey: randomBytes(24).toString("base64url"),
+    });
   }
   return readJsonFile(file) as { accessKey: string; secretKey: string };
 }
@@ -166,17 +206,52 @@ export function ensureCredentials(layout: Layout, site: SiteName): { accessKey: 
 export function siteProcesses(layout: Layout, site: SiteName): ProcessSpec[] {
   const folder = siteFolder(layout.state, site);
   const spec = (name: string, command: readonly string[], more: Partial<ProcessSpec> = {}): ProcessSpec => ({
-    name, command, environment: {}, folder: join(folder, name), logFile: join(folder, "logs", `${name}.log`), needs: [], ...more,
+    name,
+    command,
+    environment: {},
+    folder: join(folder, name),
+    logFile: join(folder, "logs", `${name}.log`),
+    needs: [],
+    ...more,
   });
   const redisPort = port(layout, `${site}-redis`);
   const s3Port = port(layout, `${site}-s3`);
   const credentials = ensureCredentials(layout, site);
   const servers = [
-    spec("redis", [layout.tools.redisServer, "--bind", HOST, "--port", `${redisPort}`, "--save", "", "--appendonly", "no", "--dir", "."], { readyPort: redisPort }),
-    spec("s3", [layout.tools.versitygw, "--port", `${HOST}:${s3Port}`, "--quiet", "--keep-alive", "posix", "--data-integrity-etag", "."], {
-      readyPort: s3Port,
-      environment: { ROOT_ACCESS_KEY: credentials.accessKey, ROOT_SECRET_KEY: credentials.secretKey },
-    }),
+    spec(
+      "redis",
+      [
+        layout.tools.redisServer,
+        "--bind",
+        HOST,
+        "--port",
+        `${redisPort}`,
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--dir",
+        ".",
+      ],
+      { readyPort: redisPort },
+    ),
+    spec(
+      "s3",
+      [
+        layout.tools.versitygw,
+        "--port",
+        `${HOST}:${s3Port}`,
+        "--quiet",
+        "--keep-alive",
+        "posix",
+        "--data-integrity-etag",
+        ".",
+      ],
+      {
+        readyPort: s3Port,
+        environment: { ROOT_ACCESS_KEY: credentials.accessKey, ROOT_SECRET_KEY: credentials.secretKey },
+      },
+    ),
   ];
   const plane = site === CONTROL_SITE ? controlPlane(layout, spec) : [];
   const roles = enrolledRoles(layout)
@@ -191,18 +266,42 @@ export function siteProcesses(layout: Layout, site: SiteName): ProcessSpec[] {
   return [...servers, ...plane, ...roles];
 }
 
-function controlPlane(layout: Layout, spec: (name: string, command: readonly string[], more?: Partial<ProcessSpec>) => ProcessSpec): ProcessSpec[] {
+function controlPlane(
+  layout: Layout,
+  spec: (name: string, command: readonly string[], more?: Partial<ProcessSpec>) => ProcessSpec,
+): ProcessSpec[] {
   const temporalPort = port(layout, "temporal");
   const configFile = join(controlFolder(layout.state), "config.json");
   return [
     spec(
       "temporal",
       [
-        layout.tools.temporal, "server", "start-dev", "--ip", HOST, "--port", `${temporalPort}`, "--ui-ip", HOST, "--ui-port", `${port(layout, "temporal-ui")}`,
-        "--db-filename", "temporal.db", "--sqlite-pragma", "journal_mode=WAL", "--sqlite-pragma", "synchronous=NORMAL", "--log-level", "warn", "--ui-disable-news-fetch",
+        layout.tools.temporal,
+        "server",
+        "start-dev",
+        "--ip",
+        HOST,
+        "--port",
+        `${temporalPort}`,
+        "--ui-ip",
+        HOST,
+        "--ui-port",
+        `${port(layout, "temporal-ui")}`,
+        "--db-filename",
+        "temporal.db",
+        "--sqlite-pragma",
+        "journal_mode=WAL",
+        "--sqlite-pragma",
+        "synchronous=NORMAL",
+        "--log-level",
+        "warn",
+        "--ui-disable-news-fetch",
       ],
       { readyPort: temporalPort },
     ),
-    spec("control", [...layout.leeward, "control", "--config", configFile], { needs: [configFile], readyPort: port(layout, "control-api") }),
+    spec("control", [...layout.leeward, "control", "--config", configFile], {
+      needs: [configFile],
+      readyPort: port(layout, "control-api"),
+    }),
   ];
 }

@@ -34,7 +34,12 @@ export type ProcessState = "waiting" | "starting" | "running" | "backing-off" | 
 
 export interface ManagedProcess {
   readonly spec: ProcessSpec;
-  state(): { readonly state: ProcessState; readonly pid?: number; readonly started?: string; readonly restarts: number };
+  state(): {
+    readonly state: ProcessState;
+    readonly pid?: number;
+    readonly started?: string;
+    readonly restarts: number;
+  };
   stop(graceMs: number): Promise<void>;
 }
 
@@ -43,7 +48,10 @@ const RESTART_DELAY_MS_MAX = 5_000;
 /** A process that lived this long starts its next life without delay. */
 const LONG_LIFE_MS = 10_000;
 
-export function manage(spec: ProcessSpec, { log, onChange }: { readonly log: Log; readonly onChange: () => void }): ManagedProcess {
+export function manage(
+  spec: ProcessSpec,
+  { log, onChange }: { readonly log: Log; readonly onChange: () => void },
+): ManagedProcess {
   const stopping = new AbortController();
   let state: ProcessState = "waiting";
   let child: ChildProcess | undefined;
@@ -86,7 +94,8 @@ export function manage(spec: ProcessSpec, { log, onChange }: { readonly log: Log
       await ready;
       if (stopping.signal.aborted) break;
       restarts += 1;
-      delayMs = performance.now() - bornAt > LONG_LIFE_MS ? RESTART_DELAY_MS_MIN : Math.min(delayMs * 2, RESTART_DELAY_MS_MAX);
+      delayMs =
+        performance.now() - bornAt > LONG_LIFE_MS ? RESTART_DELAY_MS_MIN : Math.min(delayMs * 2, RESTART_DELAY_MS_MAX);
       log.warn("Process ended, starting it again", { process: spec.name, how, delayMs, log: spec.logFile });
       move("backing-off");
       await pause(delayMs);
@@ -131,7 +140,9 @@ export function manage(spec: ProcessSpec, { log, onChange }: { readonly log: Log
 /** What a role may see of our own environment: nothing that could carry a secret of another role or site. */
 function basicEnvironment(): Record<string, string> {
   const names = ["PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "NODE_EXTRA_CA_CERTS", SITE_MARK];
-  return Object.fromEntries(names.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name]]])));
+  return Object.fromEntries(
+    names.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name]]])),
+  );
 }
 
 export function accepts(port: number): Promise<boolean> {

@@ -6,12 +6,19 @@ import { createServer } from "node:net";
 import { readJsonFile, writeJsonFile } from "./json-file.ts";
 
 /** One port per name. Ports of `kept` that are free (or in `inUse`, ours) stay. */
-export async function reservePorts(file: string, names: readonly string[], inUse: ReadonlySet<number> = new Set()): Promise<Record<string, number>> {
+export async function reservePorts(
+  file: string,
+  names: readonly string[],
+  inUse: ReadonlySet<number> = new Set(),
+): Promise<Record<string, number>> {
   const kept = (readJsonFile(file) ?? {}) as Record<string, number>;
   const ports: Record<string, number> = {};
   for (const name of names) {
     const port = kept[name];
-    ports[name] = port !== undefined && (inUse.has(port) || (await isFree(port))) ? port : await freePort(new Set(Object.values(ports)));
+    ports[name] =
+      port !== undefined && (inUse.has(port) || (await isFree(port)))
+        ? port
+        : await freePort(new Set(Object.values(ports)));
   }
   writeJsonFile(file, ports);
   return ports;

@@ -24,7 +24,14 @@ export interface SiteFile {
 export interface SiteStatus {
   readonly site: string;
   readonly leader: ProcessIdentity;
-  readonly processes: readonly { readonly name: string; readonly state: ProcessState; readonly pid?: number; readonly started?: string; readonly restarts: number; readonly logFile: string }[];
+  readonly processes: readonly {
+    readonly name: string;
+    readonly state: ProcessState;
+    readonly pid?: number;
+    readonly started?: string;
+    readonly restarts: number;
+    readonly logFile: string;
+  }[];
 }
 
 const STOP_GRACE_MS = 8_000;
@@ -36,7 +43,10 @@ export function readSiteStatus(folder: string): SiteStatus | undefined {
 }
 
 /** Runs until `stop` aborts. `folder` is STATE/sites/SITE. */
-export async function leadSite(folder: string, { log, stop }: { readonly log: Log; readonly stop: AbortSignal }): Promise<void> {
+export async function leadSite(
+  folder: string,
+  { log, stop }: { readonly log: Log; readonly stop: AbortSignal },
+): Promise<void> {
   await endFormerLeader(folder, log);
   const file = readJsonFile(join(folder, "site.json")) as SiteFile;
   const leader = identify(process.pid);

@@ -29,7 +29,8 @@ function environmentOf(pid: string): string[] {
  */
 export async function killSite(folder: string, leader: ProcessIdentity | undefined): Promise<number> {
   const before = siteProcessesAlive(folder);
-  if (leader !== undefined && before.some((one) => one.pid === leader.pid && one.started === leader.started)) signalGroup(leader.pid, "SIGKILL");
+  if (leader !== undefined && before.some((one) => one.pid === leader.pid && one.started === leader.started))
+    signalGroup(leader.pid, "SIGKILL");
   for (const one of siteProcessesAlive(folder)) signal(one, "SIGKILL");
   await eventually(() => !before.some(isAlive), 10_000);
   return before.length;

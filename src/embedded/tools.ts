@@ -65,12 +65,19 @@ export async function lookForTool(name: string): Promise<FoundTool | undefined> 
   const tool = (await readParts()).go.tools.find((known) => known.name === name);
   if (tool === undefined) return undefined;
   const cached = cachedToolPath(tool);
-  return (await isExecutable(cached)) && (await isReadable(`${cached}.sha256`)) ? { path: cached, from: "cache" } : undefined;
+  return (await isExecutable(cached)) && (await isReadable(`${cached}.sha256`))
+    ? { path: cached, from: "cache" }
+    : undefined;
 }
 
 /** Where a program built by us is, or would be. */
 export function cachedToolPath(tool: Pick<GoTool, "name" | "version">): string {
-  return path.join(cacheFolder(), "tools", `${tool.name}-${tool.version}-${process.platform}-${process.arch}`, tool.name);
+  return path.join(
+    cacheFolder(),
+    "tools",
+    `${tool.name}-${tool.version}-${process.platform}-${process.arch}`,
+    tool.name,
+  );
 }
 
 /** Per user, so that a clean clone builds nothing again. `LEEWARD_CACHE` moves it. */
@@ -97,7 +104,10 @@ async function toolMissing(name: string): Promise<Fault> {
       : debian !== undefined
         ? `Install it: apt-get install ${debian.name}`
         : `Put "${name}" on PATH`;
-  return new Fault("TOOL_MISSING", `Program "${name}" is neither on PATH nor in the cache`, { details: { tool: name }, hint });
+  return new Fault("TOOL_MISSING", `Program "${name}" is neither on PATH nor in the cache`, {
+    details: { tool: name },
+    hint,
+  });
 }
 
 function searchFolders(): readonly string[] {

@@ -17,7 +17,21 @@ import { Fault } from "#model/fault.ts";
 import type { Log } from "#ports/log.ts";
 import { isUp, readInstallation, writeInstallation, type Installation } from "./installation.ts";
 import { readJsonFile, writeJsonFile, writeTextFile } from "./json-file.ts";
-import { controlConfig, controlFolder, enrolledRoles, lostMarker, PORT_NAMES, siteFolder, siteProcesses, SITES, urls, type EmbeddedTools, type EnrolledRole, type Layout, type SiteName } from "./layout.ts";
+import {
+  controlConfig,
+  controlFolder,
+  enrolledRoles,
+  lostMarker,
+  PORT_NAMES,
+  siteFolder,
+  siteProcesses,
+  SITES,
+  urls,
+  type EmbeddedTools,
+  type EnrolledRole,
+  type Layout,
+  type SiteName,
+} from "./layout.ts";
 import { reservePorts } from "./ports.ts";
 import { identify, isAlive, signal } from "./process-identity.ts";
 import { readSiteStatus } from "./site-leader.ts";
@@ -47,18 +61,34 @@ export interface UpDependencies {
 const READY_TIMEOUT_MS = 120_000;
 
 /** Returns when `stop` aborted and everything has ended. `onReady` is called once all roles are connected. */
-export async function up(state: string, dependencies: UpDependencies, onReady: (installation: Installation) => void): Promise<void> {
+export async function up(
+  state: string,
+  dependencies: UpDependencies,
+  onReady: (installation: Installation) => void,
+): Promise<void> {
   const { log, say, stop } = dependencies;
   mkdirSync(state, { recursive: true, mode: 0o700 });
   const former = readInstallation(state);
-  if (isUp(former)) throw new Fault("REFUSED", `Already running in "${state}"`, { hint: `See ${former.urls["api"]}, or end it with \`leeward down --state ${state}\`` });
+  if (isUp(former))
+    throw new Fault("REFUSED", `Already running in "${state}"`, {
+      hint: `See ${former.urls["api"]}, or end it with \`leeward down --state ${state}\``,
+    });
   const running = SITES.filter((site) => leaderAlive(state, site));
-  const ports = await reservePorts(join(state, "ports.json"), PORT_NAMES, running.length === 0 ? new Set() : allPorts(state));
+  const ports = await reservePorts(
+    join(state, "ports.json"),
+    PORT_NAMES,
+    running.length === 0 ? new Set() : allPorts(state),
+  );
   const layout: Layout = { state, ports, tools: dependencies.tools, leeward: dependencies.leeward };
   const me = identify(process.pid);
   if (me === undefined) throw new RangeError("A running process has no identity");
   const installation: Installation = {
-    state, version: dependencies.version, up: me, ready: false, urls: urls(layout), logs: SITES.map((site) => join(siteFolder(state, site), "logs")),
+    state,
+    version: dependencies.version,
+    up: me,
+    ready: false,
+    urls: urls(layout),
+    logs: SITES.map((site) => join(siteFolder(state, site), "logs")),
   };
   writeInstallation(installation);
   try {
@@ -127,7 +157,10 @@ async function enrolAll(layout: Layout, { desk, say, stop }: UpDependencies): Pr
   const url = urls(layout)["api"] ?? "";
   await until(`control answers at ${url}`, layout, stop, async () => {
     if (!existsSync(tokenFile)) return false;
-    return fetch(`${url}/v1/status`, { headers: authorization(tokenFile), signal: AbortSignal.timeout(5_000) }).then((response) => response.ok, () => false);
+    return fetch(`${url}/v1/status`, { headers: authorization(tokenFile), signal: AbortSignal.timeout(5_000) }).then(
+      (response) => response.ok,
+      () => false,
+    );
   });
   if (missing.length === 0) return;
   const control = desk({ url, token: readToken(tokenFile) });
@@ -140,8 +173,13 @@ async function allReady(layout: Layout, { desk, say, stop }: UpDependencies): Pr
   const bornAt = performance.now();
   const seconds = (): string => `${((performance.now() - bornAt) / 1000).toFixed(1)} s`;
   const sites = SITES.filter((site) => !existsSync(lostMarker(layout.state, site)));
-  const expected = enrolledRoles(layout).filter((role) => sites.includes(role.site)).map((role) => `${role.site}/${role.role}`);
-  const control = desk({ url: urls(layout)["api"] ?? "", token: readToken(join(controlFolder(layout.state), "api-token")) });
+  const expected = enrolledRoles(layout)
+    .filter((role) => sites.includes(role.site))
+    .map((role) => `${role.site}/${role.role}`);
+  const control = desk({
+    url: urls(layout)["api"] ?? "",
+    token: readToken(join(controlFolder(layout.state), "api-token")),
+  });
   await until("every role is connected", layout, stop, async () => {
     let running = true;
     for (const site of sites) {
@@ -160,12 +198,21 @@ async function allReady(layout: Layout, { desk, say, stop }: UpDependencies): Pr
   });
 }
 
-async function until(what: string, layout: Layout, stop: AbortSignal, condition: () => Promise<boolean>): Promise<void> {
+async function until(
+  what: string,
+  layout: Layout,
+  stop: AbortSignal,
+  condition: () => Promise<boolean>,
+): Promise<void> {
   const deadline = performance.now() + READY_TIMEOUT_MS;
   while (!(await condition())) {
     if (stop.aborted) throw new Fault("INTERRUPTED", "Stopped while starting");
     if (performance.now() > deadline) {
-      const late = SITES.flatMap((site) => (readSiteStatus(siteFolder(layout.state, site))?.processes ?? []).filter((one) => one.state !== "running").map((one) => `${site}/${one.name}`));
+      const late = SITES.flatMap((site) =>
+        (readSiteStatus(siteFolder(layout.state, site))?.processes ?? [])
+          .filter((one) => one.state !== "running")
+          .map((one) => `${site}/${one.name}`),
+      );
       throw new Fault("TIMED_OUT", `Not ready after ${READY_TIMEOUT_MS / 1000} s: ${what}`, {
         hint: `Look into the logs in "${join(layout.state, "sites")}/*/logs"${late.length === 0 ? "" : `; not running: ${late.join(", ")}`}`,
       });

@@ -1,0 +1,65 @@
+/** What every command is given by the composition root, and the options that every command takes. */
+import type { Command } from "commander";
+import { Fault } from "#model/fault.ts";
+import type { ApiClient } from "../api/contract.ts";
+import { createOutput, type Output } from "./output.ts";
+
+export interface CliDependencies {
+  readonly version: string;
+  /** The API of the installation in this state folder. Throws NOT_FOUND when none runs. */
+  readonly client: (state: string) => ApiClient;
+  readonly embedded: EmbeddedCommands;
+  readonly rescue: RescueCommands;
+  /** Run one role until it is stopped. */
+  readonly role: (name: string, configFile: string) => Promise<void>;
+  readonly stop: AbortSignal;
+}
+
+/** What runs on this machine only; see src/embedded and src/demo. */
+export interface EmbeddedCommands {
+  up(
+    state: string,
+    options: { readonly detach: boolean; readonly say: (line: string) => void },
+  ): Promise<{ readonly urls: Readonly<Record<string, string>>; readonly state: string; readonly pid: number }>;
+  down(state: string): Promise<boolean>;
+  loseSite(state: string, site: string): Promise<number>;
+  startSite(state: string, site: string): Promise<void>;
+  doctor(): Promise<{ readonly ok: boolean; readonly lines: readonly string[]; readonly report: unknown }>;
+  demo(
+    state: string,
+    options: { readonly keep: boolean; readonly say: (line: string) => void },
+  ): Promise<{ readonly ok: boolean; readonly text: string; readonly report: unknown }>;
+}
+
+/** What reads the bucket without any control plane. */
+export interface RescueCommands {
+  probe(configFile: string): Promise<unknown>;
+}
+
+export interface GlobalOptions {
+  readonly json: boolean;
+  readonly quiet: boolean;
+  readonly state: string;
+}
+
+export interface WaitOptions {
+  readonly wait: boolean;
+  readonly timeout?: string;
+}
+
+export function globalOptions(command: Command): GlobalOptions {
+  const options = command.optsWithGlobals<{ json?: boolean; quiet?: boolean; state?: string }>();
+  return { json: options.json ?? false, quiet: options.quiet ?? false, state: options.state ?? ".leeward" };
+}
+
+export function outputOf(command: Command): Output {
+  return createOutput(globalOptions(command));
+}
+
+/** "90", "90s", "15m", "2h", "500ms" → milliseconds. Throws USAGE. */
+export function parseDuration(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)(ms|s|m|h|d)?$/.exec(text.trim());
+  if (match === null) throw new Fault("USAGE", `Expected a duration such as "90s", "15m" or "2h", got "${text}"`);
+  const factor = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }[match[2] ?? "s"] ?? 1_000;
+  return Math.round(Number(match[1]) * factor);
+}

@@ -1,0 +1,209 @@
+/** `leeward group …`, `leeward point …` and `leeward status`. */
+import type { Command } from "commander";
+import { Fault } from "#model/fault.ts";
+import type { RecoveryPoint } from "#ports/replication.ts";
+import type { GroupView, StatusView } from "../api/contract.ts";
+import { globalOptions, outputOf, parseDuration, type CliDependencies, type WaitOptions } from "./context.ts";
+import { duration, size, table } from "./output.ts";
+import { startAndWatch } from "./watch-operation.ts";
+
+interface ProtectOptions extends WaitOptions {
+  readonly disk: readonly string[];
+  readonly machine?: string;
+  readonly site?: string;
+  readonly interval?: string;
+  readonly rpo?: string;
+  readonly forward: readonly string[];
+  readonly cpus?: string;
+  readonly memory?: string;
+}
+
+export function addGroupCommands(program: Command, { client, stop }: CliDependencies): void {
+  program
+    .command("status")
+    .description("sites, roles, groups: phase, health, RPO, lag, backlog, ETA")
+    .action(async (_: unknown, command: Command) => {
+      outputOf(command).answer(await client(globalOptions(command).state).status(), describeStatus);
+    });
+
+  const group = program.command("group").description("protection groups");
+  group
+    .command("protect")
+    .argument("<name>", "name of the group")
+    .description("protect a machine's disks: initial sync, then deltas")
+    .requiredOption("--disk <source>", "tap:IMAGE; repeat for each disk, the one it boots from first", collect, [])
+    .option("--machine <name>", "whose agent has the disks (this machine, if left out)")
+    .option("--site <name>", "the site that the machine runs at")
+    .option("--interval <duration>", "time between cuts", "5s")
+    .option("--rpo <duration>", "age of the newest point above which the group is unhealthy", "60s")
+    .option(
+      "--forward <guest:host>",
+      "port of the machine to publish on 127.0.0.1 of the recovery site; host 0 picks one",
+      collect,
+      [],
+    )
+    .option("--cpus <count>", "processors of the replica machine", "1")
+    .option("--memory <MiB>", "memory of the replica machine", "256")
+    .option("--no-wait", "do not wait for the first recovery point")
+    .option("--timeout <duration>", "stop waiting after this time")
+    .action(async (name: string, options: ProtectOptions, command: Command) => {
+      const api = client(globalOptions(command).state);
+      const start = () =>
+        api.protect({
+          name,
+          disks: options.disk,
+          ...(options.machine === undefined ? {} : { machine: options.machine }),
+          ...(options.site === undefined ? {} : { site: options.site }),
+          policy: {
+            intervalMs: parseDuration(options.interval ?? "5s"),
+            rpoThresholdMs: parseDuration(options.rpo ?? "60s"),
+          },
+          config: {
+            cpus: count(options.cpus ?? "1", "--cpus"),
+            memoryMiB: count(options.memory ?? "256", "--memory"),
+            firmware: "bios",
+          },
+          forwards: options.forward.map(parseForward),
+        });
+      await startAndWatch(start, api, outputOf(command), { ...options, stop });
+    });
+  group
+    .command("list")
+    .description("all groups")
+    .action(async (_: unknown, command: Command) => {
+      outputOf(command).answer(await client(globalOptions(command).state).groups(), describeGroups);
+    });
+  group
+    .command("show")
+    .argument("<name>")
+    .description("one group: phase, health with coded reasons, RPO, disks, what is allowed now")
+    .action(async (name: string, _: unknown, command: Command) => {
+      outputOf(command).answer(await client(globalOptions(command).state).group(name), describeGroup);
+    });
+  for (const verb of ["pause", "resume"] as const) {
+    group
+      .command(verb)
+      .argument("<name>")
+      .description(verb === "pause" ? "stop shipping; changes are still tracked" : "go on shipping")
+      .action(async (name: string, _: unknown, command: Command) => {
+        outputOf(command).answer(await client(globalOptions(command).state)[verb](name), describeGroup);
+      });
+  }
+  group
+    .command("unprotect")
+    .argument("<name>")
+    .description("end protection; the store keeps what it has")
+    .option("--yes", "do not ask")
+    .option("--no-wait", "do not wait")
+    .option("--timeout <duration>", "stop waiting after this time")
+    .action(async (name: string, options: WaitOptions & { readonly yes?: boolean }, command: Command) => {
+      if (options.yes !== true) throw new Fault("USAGE", `Ending the protection of "${name}" needs --yes`);
+      const api = client(globalOptions(command).state);
+      await startAndWatch(() => api.unprotect(name), api, outputOf(command), { ...options, stop });
+    });
+
+  const point = program.command("point").description("recovery and retention points");
+  point
+    .command("list")
+    .argument("<group>")
+    .description("points, newest first")
+    .action(async (name: string, _: unknown, command: Command) => {
+      const points = await client(globalOptions(command).state).points(name);
+      outputOf(command).answer(points.map(pointView), describePoints);
+    });
+  point
+    .command("bookmark")
+    .argument("<group>")
+    .argument("<name>", "select it later as @name")
+    .description("cut now and keep that point under a name")
+    .action(async (name: string, bookmark: string, _: unknown, command: Command) => {
+      const kept = await client(globalOptions(command).state).bookmark(name, bookmark);
+      outputOf(command).answer(pointView(kept), (value) => `@${bookmark} → ${value.id}, cut at ${value.cutAt}`);
+    });
+}
+
+export function collect(value: string, before: readonly string[]): readonly string[] {
+  return [...before, value];
+}
+
+function count(text: string, option: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1)
+    throw new Fault("USAGE", `Expected a whole number for ${option}, got "${text}"`);
+  return value;
+}
+
+function parseForward(text: string): { guestPort: number; hostPort: number } {
+  const match = /^(\d+)(?::(\d+))?$/.exec(text);
+  if (match === null) throw new Fault("USAGE", `Expected "GUEST:HOST" ports, got "${text}"`);
+  return { guestPort: Number(match[1]), hostPort: Number(match[2] ?? 0) };
+}
+
+/** `point list --json`: the contract's fields, with the cut as RFC 3339. */
+function pointView(point: RecoveryPoint): RecoveryPoint & { readonly cutAt: string } {
+  return { ...point, cutAt: new Date(point.cutAtMs).toISOString() };
+}
+
+function describePoints(points: readonly (RecoveryPoint & { readonly cutAt: string })[]): string {
+  if (points.length === 0) return "No points yet";
+  return table([
+    ["ID", "CUT AT", "KIND", "CONSISTENCY", "GRADE", "KEPT BECAUSE"],
+    ...points.map((point) => [
+      point.id,
+      point.cutAt,
+      point.name === undefined ? point.kind : `@${point.name}`,
+      point.consistency,
+      point.grade,
+      point.reasonKept,
+    ]),
+  ]);
+}
+
+function describeGroups(groups: readonly GroupView[]): string {
+  if (groups.length === 0) return "No groups; protect one with `leeward group protect NAME --disk tap:IMAGE`";
+  return table([
+    ["GROUP", "PHASE", "HEALTH", "ACTIVE", "RPO", "BACKLOG", "NEWEST POINT"],
+    ...groups.map((one) => [
+      one.name,
+      one.phase,
+      one.health.length === 0 ? "healthy" : one.health.map((reason) => `${reason.level}:${reason.code}`).join(","),
+      one.activeSite,
+      duration(one.rpoMs),
+      size(one.backlogBytes),
+      one.newestPoint?.id ?? "–",
+    ]),
+  ]);
+}
+
+function describeGroup(view: GroupView): string {
+  const lines = [
+    `${view.name}: ${view.phase}${view.conditions.length === 0 ? "" : ` (${view.conditions.join(", ")})`}, ${view.sourceSite} → ${view.targetSite}, active at ${view.activeSite}, epoch ${view.epoch}`,
+    `  RPO ${duration(view.rpoMs)}, lag ${duration(view.lagMs)}, backlog ${size(view.backlogBytes)}, shipped ${size(view.shippedBytes)} of ${size(view.writtenBytes)} written`,
+  ];
+  if (view.syncRemainingBytes > 0) {
+    lines.push(
+      `  initial sync: ${size(view.syncTotalBytes - view.syncRemainingBytes)} of ${size(view.syncTotalBytes)}, ${size(view.syncBytesPerSecond)}/s, ETA ${duration(view.etaMs)}`,
+    );
+  }
+  for (const reason of view.health)
+    lines.push(`  ${reason.level} ${reason.code}: ${reason.cause}`, `    → ${reason.remedy}`);
+  for (const disk of view.disks)
+    lines.push(
+      `  disk ${disk.id}: ${size(disk.sizeBytes)}, ${disk.source}${disk.tapUrl === undefined ? "" : `, attach ${disk.tapUrl}`}`,
+    );
+  for (const operation of view.operations.filter((one) => one.state === "running"))
+    lines.push(
+      `  running: ${operation.kind} ${operation.operationId}${operation.waitsFor === undefined ? "" : `, waits for ${operation.waitsFor}`}`,
+    );
+  lines.push(`  allowed now: ${view.allowedOperations.join(", ")}`);
+  return lines.join("\n");
+}
+
+function describeStatus(status: StatusView): string {
+  const roles = table([
+    ["SITE", "ROLE", "NAME", "STATE"],
+    ...status.roles.map((one) => [one.site, one.role, one.name, one.connected ? "connected" : "not connected"]),
+  ]);
+  const temporal = `Temporal ${status.temporal.reachable ? "reachable" : "NOT reachable"}${status.temporal.uiUrl === undefined ? "" : `, Web UI ${status.temporal.uiUrl}`}`;
+  return [roles, "", temporal, "", describeGroups(status.groups)].join("\n");
+}

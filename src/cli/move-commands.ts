@@ -1,0 +1,196 @@
+/** The moves people make in an emergency, and the operations behind them. */
+import type { Command } from "commander";
+import { Fault } from "#model/fault.ts";
+import type { FailoverCandidate } from "../api/contract.ts";
+import { globalOptions, outputOf, parseDuration, type CliDependencies, type WaitOptions } from "./context.ts";
+import { duration, table } from "./output.ts";
+import { describeOperation, startAndWatch, watchOperation } from "./watch-operation.ts";
+
+interface FailoverOptions extends WaitOptions {
+  readonly planned?: boolean;
+  readonly sourceLost?: boolean;
+  readonly point: string;
+  readonly yes?: boolean;
+  readonly note?: string;
+}
+
+export function addMoveCommands(program: Command, { client, stop }: CliDependencies): void {
+  program
+    .command("failover")
+    .argument("[group]", "left out: what could be failed over, and what to type")
+    .description("bring a group up at the other site")
+    .option("--planned", "shut the source down first: nothing is lost")
+    .option("--source-lost", "the source site is gone; you have made sure that it does not run")
+    .option("--point <selector>", "latest, @name, an RFC 3339 time, a point id", "latest")
+    .option("--note <text>", "kept with the operation")
+    .option("--yes", "do not ask")
+    .option("--no-wait", "print the operation id and return")
+    .option("--timeout <duration>", "stop waiting after this time")
+    .action(async (name: string | undefined, options: FailoverOptions, command: Command) => {
+      const api = client(globalOptions(command).state);
+      const output = outputOf(command);
+      if (name === undefined) {
+        output.answer(await api.failoverCandidates(), describeCandidates);
+        return;
+      }
+      if (options.planned === true && options.sourceLost === true)
+        throw new Fault("USAGE", "Choose one of --planned and --source-lost");
+      if (options.yes !== true) {
+        throw new Fault("USAGE", `A failover of "${name}" moves it to the other site; it needs --yes`, {
+          hint: `Look first: \`leeward failover\` and \`leeward group show ${name}\``,
+        });
+      }
+      const start = () =>
+        api.failover(name, {
+          mode: options.planned === true ? "planned" : "unplanned",
+          point: options.point,
+          sourceLost: options.sourceLost ?? false,
+          ...(options.note === undefined ? {} : { note: options.note }),
+        });
+      await startAndWatch(start, api, output, { ...options, stop });
+    });
+
+  const test = program
+    .command("test-failover")
+    .description("try a failover in an isolated network; replication is not touched");
+  test
+    .command("start")
+    .argument("<group>")
+    .option("--point <selector>", "which point", "latest")
+    .option("--lease <duration>", "cleaned up by itself after this time", "8h")
+    .description("boot the group from a point, isolated, on a throw-away overlay")
+    .option("--no-wait", "print the operation id and return")
+    .option("--timeout <duration>", "stop waiting after this time")
+    .action(
+      async (
+        name: string,
+        options: WaitOptions & { readonly point: string; readonly lease: string },
+        command: Command,
+      ) => {
+        const api = client(globalOptions(command).state);
+        const output = outputOf(command);
+        const { operationId } = await api.startTestFailover(name, {
+          point: options.point,
+          leaseMs: parseDuration(options.lease),
+        });
+        if (!options.wait) return output.answer({ operationId }, (value) => value.operationId);
+        const deadline =
+          performance.now() +
+          (options.timeout === undefined ? Number.POSITIVE_INFINITY : parseDuration(options.timeout));
+        for (;;) {
+          const operation = await api.operation(operationId, { waitMs: 1_000 });
+          if (operation.machines !== undefined && operation.machines.length > 0)
+            return output.answer(operation, describeOperation);
+          if (operation.state !== "running")
+            await watchOperation(api, operationId, { say: output.say, timeoutMs: 0, stop });
+          if (performance.now() > deadline)
+            throw new Fault("TIMED_OUT", `Test failover "${operationId}" is not up yet`, {
+              hint: `Watch it with \`leeward operation watch ${operationId}\``,
+            });
+        }
+      },
+    );
+  test
+    .command("list")
+    .argument("<group>")
+    .description("test failovers of a group")
+    .action(async (name: string, _: unknown, command: Command) => {
+      outputOf(command).answer(
+        await client(globalOptions(command).state).listTestFailovers(name),
+        (list) => list.map(describeOperation).join("\n") || "None",
+      );
+    });
+  test
+    .command("cleanup")
+    .argument("<group>")
+    .argument("[operation]", "which one; left out: all of the group")
+    .option("--force", "forget what cannot be cleaned up")
+    .option("--no-wait", "print the operation id and return")
+    .option("--timeout <duration>", "stop waiting after this time")
+    .description("end a test failover and remove everything it made")
+    .action(
+      async (
+        name: string,
+        operation: string | undefined,
+        options: WaitOptions & { readonly force?: boolean },
+        command: Command,
+      ) => {
+        const api = client(globalOptions(command).state);
+        const running = (await api.listTestFailovers(name)).filter(
+          (one) => one.state === "running" && (operation === undefined || one.operationId === operation),
+        );
+        if (running.length === 0)
+          throw new Fault(
+            "NOT_FOUND",
+            operation === undefined
+              ? `No test failover of "${name}" is running`
+              : `No running test failover "${operation}"`,
+          );
+        for (const one of running) {
+          await startAndWatch(
+            async () => {
+              await api.cleanUpTestFailover(name, one.operationId, { force: options.force ?? false });
+              return one;
+            },
+            api,
+            outputOf(command),
+            { ...options, stop },
+          );
+        }
+      },
+    );
+
+  const operation = program.command("operation").description("what is running, what it waits for");
+  operation
+    .command("list")
+    .description("operations, newest first")
+    .action(async (_: unknown, command: Command) => {
+      outputOf(command).answer(await client(globalOptions(command).state).operations(), (list) =>
+        table([
+          ["OPERATION", "KIND", "GROUP", "STATE", "WAITS FOR"],
+          ...list.map((one) => [one.operationId, one.kind, one.groupId, one.state, one.waitsFor ?? ""]),
+        ]),
+      );
+    });
+  operation
+    .command("show")
+    .argument("<id>")
+    .description("one operation with its steps")
+    .action(async (id: string, _: unknown, command: Command) => {
+      outputOf(command).answer(await client(globalOptions(command).state).operation(id), describeOperation);
+    });
+  operation
+    .command("watch")
+    .argument("<id>")
+    .description("follow an operation to its end")
+    .option("--timeout <duration>", "stop watching after this time")
+    .action(async (id: string, options: { readonly timeout?: string }, command: Command) => {
+      const output = outputOf(command);
+      const timeoutMs = options.timeout === undefined ? Number.POSITIVE_INFINITY : parseDuration(options.timeout);
+      output.answer(
+        await watchOperation(client(globalOptions(command).state), id, { say: output.say, timeoutMs, stop }),
+        describeOperation,
+      );
+    });
+  operation
+    .command("cancel")
+    .argument("<id>")
+    .description("cancel; what it did is undone")
+    .action(async (id: string, _: unknown, command: Command) => {
+      outputOf(command).answer(await client(globalOptions(command).state).cancelOperation(id), describeOperation);
+    });
+}
+
+function describeCandidates(candidates: readonly FailoverCandidate[]): string {
+  if (candidates.length === 0) return "No group is protected";
+  return candidates
+    .map((one) => {
+      const points = one.points.map(
+        (point) =>
+          `  ${point.selector.padEnd(18)} ${point.cutAt}  ${duration(point.ageMs)} old  ${point.grade}  ${point.pointId}`,
+      );
+      const blockers = one.blockers.map((blocker) => `  blocked: ${blocker}`);
+      return [`${one.group} (${one.phase})`, ...points, ...blockers, `  ${one.command}`].join("\n");
+    })
+    .join("\n\n");
+}

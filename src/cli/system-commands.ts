@@ -1,0 +1,154 @@
+/** The installation itself: up, down, doctor, demo, sites, agents, exports, stores, and the single roles. */
+import type { Command } from "commander";
+import { Fault } from "#model/fault.ts";
+import { globalOptions, outputOf, type CliDependencies } from "./context.ts";
+import { size, table } from "./output.ts";
+
+const ROLES = ["agent", "process-server", "master-target", "control", "worker"] as const;
+
+export function addSystemCommands(program: Command, { client, embedded, rescue, role, stop }: CliDependencies): void {
+  program
+    .command("up")
+    .description("start everything on this machine: two sites, all roles and their servers")
+    .option("--detach", "return when ready; it goes on in the background")
+    .action(async (options: { readonly detach?: boolean }, command: Command) => {
+      const output = outputOf(command);
+      const result = await embedded.up(globalOptions(command).state, {
+        detach: options.detach ?? false,
+        say: output.say,
+      });
+      if (options.detach === true)
+        output.answer(result, ({ urls }) =>
+          Object.entries(urls)
+            .map(([name, url]) => `${name.padEnd(16)} ${url}`)
+            .join("\n"),
+        );
+    });
+  program
+    .command("down")
+    .description("end everything that `up` started; state is kept")
+    .action(async (_: unknown, command: Command) => {
+      const ended = await embedded.down(globalOptions(command).state);
+      outputOf(command).answer({ ended }, (value) => (value.ended ? "Stopped" : "Nothing was running"));
+    });
+  program
+    .command("doctor")
+    .description("what is there on this machine, what is missing, and how to get it")
+    .action(async (_: unknown, command: Command) => {
+      const result = await embedded.doctor();
+      outputOf(command).answer(result.report, () => result.lines.join("\n"));
+      if (!result.ok)
+        throw new Fault("TOOL_MISSING", "Something is missing on this machine", {
+          hint: "See the lines above; `npm run setup` installs what it may",
+        });
+    });
+  program
+    .command("demo")
+    .description("protect a running machine, lose its site, fail over, prove it")
+    .option("--keep", "leave everything running at the end")
+    .action(async (options: { readonly keep?: boolean }, command: Command) => {
+      const output = outputOf(command);
+      const result = await embedded.demo(globalOptions(command).state, {
+        keep: options.keep ?? false,
+        say: output.say,
+      });
+      output.answer(result.report, () => result.text);
+      if (!result.ok)
+        throw new Fault("VERIFICATION_FAILED", "Not every check of the demo held", {
+          hint: "See the checks marked FAILED above",
+        });
+    });
+
+  const site = program.command("site").description("sites of the embedded installation");
+  site
+    .command("lose")
+    .argument("<site>")
+    .option("--yes", "do not ask")
+    .description("kill -9 every process of a site at once; it stays dead until `site start`")
+    .action(async (name: string, options: { readonly yes?: boolean }, command: Command) => {
+      if (options.yes !== true)
+        throw new Fault("USAGE", `Losing "${name}" kills every process of that site; it needs --yes`);
+      const ended = await embedded.loseSite(globalOptions(command).state, name);
+      outputOf(command).answer({ site: name, ended }, (value) => `${value.site}: ${value.ended} processes killed`);
+    });
+  site
+    .command("start")
+    .argument("<site>")
+    .description("switch a lost site on again")
+    .action(async (name: string, _: unknown, command: Command) => {
+      await embedded.startSite(globalOptions(command).state, name);
+      outputOf(command).answer({ site: name }, (value) => `${value.site} is starting`);
+    });
+
+  const machine = program.command("machine").description("protected machines and their agents");
+  machine
+    .command("list")
+    .description("agents and the disks they tap")
+    .action(async (_: unknown, command: Command) => {
+      outputOf(command).answer(await client(globalOptions(command).state).agents(), (agents) =>
+        table([
+          ["MACHINE", "SITE", "STATE", "DISKS"],
+          ...agents.map((one) => [
+            one.machine,
+            one.site,
+            one.connected ? "connected" : "not connected",
+            one.disks.map((disk) => `${disk.source} ${size(disk.sizeBytes)}`).join(", "),
+          ]),
+        ]),
+      );
+    });
+  machine
+    .command("enroll")
+    .argument("<name>")
+    .option("--site <name>", "site of the machine", "primary")
+    .description("a one-time token for the agent of a machine")
+    .action(async (name: string, options: { readonly site: string }, command: Command) => {
+      const token = await client(globalOptions(command).state).enrolmentToken({
+        site: options.site,
+        role: "agent",
+        name,
+      });
+      outputOf(command).answer(
+        token,
+        (value) => `${value.token}\nvalid until ${value.expiresAt}, CA fingerprint ${value.caFingerprint}`,
+      );
+    });
+
+  program
+    .command("export")
+    .argument("<group>")
+    .option("--point <selector>", "which point", "latest")
+    .option("--writable", "on a throw-away overlay")
+    .description("a point as NBD URLs, until interrupted")
+    .action(
+      async (name: string, options: { readonly point: string; readonly writable?: boolean }, command: Command) => {
+        const api = client(globalOptions(command).state);
+        const output = outputOf(command);
+        const opened = await api.openExport(name, { point: options.point, writable: options.writable ?? false });
+        output.answer(opened, (value) => value.disks.map((disk) => `${disk.diskId}  ${disk.url}`).join("\n"));
+        output.say("Serving until interrupted (Ctrl-C)");
+        if (!stop.aborted)
+          await new Promise<void>((resolve) => stop.addEventListener("abort", () => resolve(), { once: true }));
+        await api.closeExport(opened.operationId);
+      },
+    );
+
+  const store = program.command("store").description("the replica store");
+  store
+    .command("probe")
+    .requiredOption("--store <file>", "store description (JSON: endpoint, region, bucket, root, credentialsFile)")
+    .description("is this S3 safe to keep a replica in?")
+    .action(async (options: { readonly store: string }, command: Command) => {
+      outputOf(command).answer(await rescue.probe(options.store), (value) => `Safe: ${JSON.stringify(value)}`);
+    });
+
+  for (const name of ROLES) {
+    program
+      .command(name)
+      .description(`the ${name} role, for a real deployment; configuration by --config FILE (JSON)`)
+      .action(async (_: unknown, command: Command) => {
+        // `--config` is a global option: it is taken by the program wherever it stands.
+        await role(name, command.optsWithGlobals<{ readonly config: string }>().config);
+      });
+  }
+}
