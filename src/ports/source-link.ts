@@ -1,0 +1,67 @@
+/**
+ * What an agent and its process server say to each other over a link. Plain JSON; docs/protocol.md, "Agent and process server".
+ *
+ * ```
+ *  agent ──dials──► process server     control connection: hello, reports; the process server calls back over it
+ *  agent ──dials──► process server     lanes (one for delta frames, one for each sweeping thread): lane.join, frames…, lane.flush
+ * ```
+ *
+ * A lane never carries anything that someone waits for within a hold: its notices are slowed down by the WAN.
+ */
+import type { DiskReport, DiskSpec, ReplicationOrder } from "./replication.ts";
+
+/** A group as far as one machine is concerned. */
+export interface GroupTask {
+  readonly groupId: string;
+  readonly state: ReplicationOrder["state"];
+  readonly compressAt: ReplicationOrder["compressAt"];
+  readonly disks: readonly DiskSpec[];
+}
+
+/** agent → process server, first call on the control connection. `sessionId` is random, one per connection. */
+export interface AgentHello {
+  readonly machine: string;
+  readonly sessionId: string;
+  /** /proc/sys/kernel/random/boot_id */
+  readonly bootId: string;
+  readonly version: string;
+}
+
+/** A tapped disk, as of now. */
+export interface AgentDisk extends DiskReport {
+  readonly groupId: string;
+  /** Changes whenever the tap lost track of what is dirty (it then sweeps what its write intent names). */
+  readonly generation: string;
+  /** Cycles whose cut the tap still keeps, ascending. */
+  readonly cuts: readonly number[];
+  /** Unsynced bytes that no open cycle has swept yet. */
+  readonly remainingBytes: number;
+  /** Why the disk cannot be tapped; its other figures are then empty. */
+  readonly fault?: { readonly code: string; readonly message: string; readonly hint?: string };
+}
+
+/** process server → agent: `agent.sweep {groupId, cycle, boundMs, boundBytes}`. */
+export interface SweepResult {
+  readonly disks: readonly { readonly diskId: string; readonly sweptBytes: number; readonly remainingBytes: number }[];
+}
+
+/** process server → agent: `agent.mark {groupId, cycle}`, while held. */
+export interface MarkResult {
+  readonly disks: readonly {
+    readonly diskId: string;
+    readonly generation: string;
+    readonly dirtyBytes: number;
+    readonly remainingBytes: number;
+  }[];
+}
+
+/** process server → agent: `agent.release {groupId, cycle}`. `held` is false when a tap released by itself before. */
+export interface ReleaseResult {
+  readonly held: boolean;
+  readonly holdMs: number;
+}
+
+/** process server → agent: `agent.ship {groupId, cycle}`: all frames of the cut were sent over the delta lane, and flushed. */
+export interface ShipResult {
+  readonly disks: readonly { readonly diskId: string; readonly plainBytes: number }[];
+}
