@@ -1,0 +1,3 @@
+module leeward.dev/guest/ledgerd
+
+go 1.21
