@@ -31,7 +31,7 @@ import {
 export const HEADER_BYTES = 256;
 /** The part of the header that the CRC covers and under which the index is sealed. */
 export const HEADER_AUTHENTICATED_BYTES = 252;
-export const FOOTER_BYTES = 48;
+export const FOOTER_BYTES = 80;
 export const FORMAT_MAJOR = 1;
 export const FORMAT_MINOR = 0;
 

@@ -1,0 +1,280 @@
+/**
+ * Writes one container: frames are sealed into a buffer as they arrive, and `finish` puts header and index in front of them and the
+ * footer behind, so that the whole object is one contiguous view: a PUT that is repeated sends identical bytes.
+ *
+ * ```
+ *   buffer  | reserve        | header | index | frame 0 | frame 1 | …      | footer |  free … |
+ *                            ^ the object begins where header and index need it to
+ * ```
+ *
+ * Invariants:
+ * - data arrives compressed and is stored as it came; only the index is compressed here;
+ * - a frame is sealed once. `finish` may be called again for another slot (seq, chain): frames stay, the index salt is new;
+ * - the bytes of an earlier `finish` are overwritten by the next one, so its PUT must have ended;
+ * - the buffer belongs to the writer until its last bytes are stored; then it goes back to the pool.
+ */
+import { createHash, hash, type Hash } from "node:crypto";
+import { EMPTY_MAP, SOURCE_TRIM, SOURCE_ZERO } from "#model/extent-map.ts";
+import { type Arrivals, arrivals, resolveArrivals } from "#model/format/arrivals.ts";
+import {
+  type BarrierMark,
+  encodeIndex,
+  type SegmentReference,
+  type SyncMark,
+  tagBytesOf,
+  type TrackerMark,
+} from "#model/format/commit-index.ts";
+import { toHex } from "#model/format/fields.ts";
+import { encodeFooter } from "#model/format/footer.ts";
+import { frameBinding } from "#model/format/frame-binding.ts";
+import { type FrameDirectory, frameDirectoryBuilder } from "#model/format/frame-directory.ts";
+import {
+  CHAIN_BYTES,
+  type Cipher,
+  type ContainerHeader,
+  encodeHeader,
+  FOOTER_BYTES,
+  HEADER_AUTHENTICATED_BYTES,
+  HEADER_BYTES,
+  INDEX_SALT_BYTES,
+} from "#model/format/header.ts";
+import { CODEC_ZERO, type FrameKind, type FrameRecord } from "#model/frame-record.ts";
+import type { Random } from "#ports/random.ts";
+import {
+  type DataKey,
+  deriveFrameKey,
+  deriveIndexKey,
+  INDEX_NONCE,
+  NO_KEY_ID,
+  requireKey,
+  sealInto,
+} from "./sealing.ts";
+import { compress } from "./zstd.ts";
+
+/** Buffer of a journal object or a segment; with it no object exceeds 32 MiB unless its index is extraordinarily large. */
+export const CONTAINER_BUFFER_BYTES = 32 << 20;
+/** Buffer that is enough for a fence, or any commit without frames and with few extents. */
+export const FENCE_BUFFER_BYTES = 64 << 10;
+
+export interface ContainerWriterOptions {
+  /** Recycled; from a pool. */
+  readonly buffer: Uint8Array;
+  readonly kind: "journal" | "segment" | "fence";
+  readonly cipher: Cipher;
+  /** Undefined only with cipher `none`. */
+  readonly dataKey: DataKey | undefined;
+  readonly storeId: string;
+  readonly diskId: string;
+  /** `formatContainerId`. */
+  readonly containerId: string;
+  readonly writerId: string;
+  /** 32 bytes for the salt now, 16 for each finish. */
+  readonly random: Random;
+}
+
+/** What a commit says of itself. For a segment: seq 0 and a chain of zeroes. */
+export interface FinishOptions {
+  readonly branchId: string;
+  readonly epoch: number;
+  readonly seq: number;
+  /** 16 bytes. */
+  readonly chain: Uint8Array;
+  readonly cycle: number;
+  /** FLAG_… bits. */
+  readonly flags: number;
+  readonly firstWriteMs: number;
+  readonly cutMs: number;
+  readonly rawCutMs: number;
+  readonly diskSizeBytes: number;
+  readonly sectorBytes: number;
+  /** What this commit holds in other objects; they must be stored already. */
+  readonly segments?: readonly SealedSegment[];
+  readonly tracker?: TrackerMark;
+  readonly barrier?: BarrierMark;
+  readonly sync?: SyncMark;
+}
+
+export interface SealedContainer {
+  /** The object: a view into the buffer, valid until the next `finish` or until the buffer is given back. */
+  readonly bytes: Uint8Array;
+  readonly header: ContainerHeader;
+  /** 32 bytes: SHA-256 over header and index. */
+  readonly headSha256: Uint8Array;
+  /** First 16 bytes of it, hex: the commit hash, and the chain of the next commit. */
+  readonly commitHash: string;
+}
+
+/** What a commit needs to know of a segment; does not hold the buffer. */
+export interface SealedSegment {
+  readonly reference: SegmentReference;
+  readonly directory: FrameDirectory;
+  readonly arrivals: Arrivals;
+}
+
+export interface ContainerWriter {
+  readonly containerId: string;
+  readonly frameCount: number;
+  /** Stored bytes of the frames so far. */
+  readonly bodyBytes: number;
+  /** Records taken so far, frames and zero runs. */
+  readonly recordCount: number;
+  /** Whether a record with so many stored bytes has room. */
+  fits(storedBytes: number): boolean;
+  /** Seal a record. Throws RangeError when it does not fit: a bug in the caller. */
+  append(record: FrameRecord): void;
+  appendTrim(run: { readonly block: number; readonly blocks: number; readonly kind: FrameKind }): void;
+  finish(options: FinishOptions): SealedContainer;
+  /** Like `finish`, for a segment: also what its commit needs. */
+  finishSegment(
+    options: Omit<FinishOptions, "seq" | "chain" | "segments">,
+  ): SealedContainer & { readonly segment: SealedSegment };
+}
+
+export function containerWriter(options: ContainerWriterOptions): ContainerWriter {
+  const { buffer, cipher, containerId } = options;
+  const dataKey = requireKey(cipher, options.dataKey);
+  const dataKeyId = cipher === "none" ? NO_KEY_ID : options.dataKey!.id;
+  const salt = options.random.bytes(32);
+  const frameKey = dataKey && deriveFrameKey(dataKey, salt);
+  const tagBytes = tagBytesOf(cipher);
+  const binding = frameBinding(options);
+  const directory = frameDirectoryBuilder();
+  const received = arrivals();
+  // 22 bytes of index for each frame of at least 4 KiB, plus extents, is below a fiftieth of the buffer.
+  const bodyAt = HEADER_BYTES + Math.max(8192, Math.ceil(buffer.length / 50));
+  const bodyLimit = buffer.length - FOOTER_BYTES;
+  let at = bodyAt;
+  let bodyHash: Hash | undefined = createHash("sha256");
+  let bodySha256: Uint8Array | undefined;
+  const digests = growingBytes(64 << 10);
+
+  const writer: ContainerWriter = {
+    containerId,
+    get frameCount() {
+      return directory.count;
+    },
+    get bodyBytes() {
+      return at - bodyAt;
+    },
+    get recordCount() {
+      return received.count;
+    },
+    fits: (storedBytes) => at + storedBytes + tagBytes <= bodyLimit,
+    append(record) {
+      const { block, blocks, codec, kind } = record;
+      if (bodyHash === undefined) throw new RangeError("The container is finished");
+      if (codec === CODEC_ZERO) {
+        received.add({ start: block, length: blocks, source: SOURCE_ZERO, frame: 0, kind });
+        return;
+      }
+      if (!writer.fits(record.stored.length)) throw new RangeError("The frame does not fit");
+      const { additional, nonce } = binding.bind(directory.count, block, blocks, codec);
+      const end = at + sealInto(buffer, at, record.stored, { key: frameKey, nonce, additional });
+      bodyHash.update(buffer.subarray(at, end));
+      at = end;
+      const frame = directory.push(record, record.stored.length);
+      digests.push(record.digests);
+      received.add({ start: block, length: blocks, source: 0, frame, kind });
+    },
+    appendTrim(run) {
+      received.add({ start: run.block, length: run.blocks, source: SOURCE_TRIM, frame: 0, kind: run.kind });
+    },
+    finish(finish) {
+      bodySha256 ??= bodyHash!.digest();
+      bodyHash = undefined;
+      return seal(finish, bodySha256);
+    },
+    finishSegment(finish) {
+      const sealed = writer.finish({ ...finish, seq: 0, chain: new Uint8Array(CHAIN_BYTES) });
+      const { indexBytes, bodyBytes } = sealed.header;
+      const reference = { containerId, headSha256: sealed.headSha256, salt, dataKeyId, indexBytes, bodyBytes };
+      return { ...sealed, segment: { reference, directory: directory.view(), arrivals: received } };
+    },
+  };
+
+  function seal(finish: FinishOptions, bodySha256: Uint8Array): SealedContainer {
+    const segments = finish.segments ?? [];
+    const parts = [
+      ...segments.map((segment, index) => ({ ordinal: index + 1, arrivals: segment.arrivals })),
+      { ordinal: 0, arrivals: received },
+    ];
+    const extents = options.kind === "segment" ? EMPTY_MAP : resolveArrivals(parts);
+    const plainIndex = encodeIndex({
+      segments: segments.map((segment) => segment.reference),
+      directories: [directory.view(), ...segments.map((segment) => segment.directory)],
+      digests: digests.view(),
+      extents,
+      ...(finish.tracker && { tracker: finish.tracker }),
+      ...(finish.barrier && { barrier: finish.barrier }),
+      ...(finish.sync && { sync: finish.sync }),
+    });
+    const packedIndex = compress(plainIndex);
+    const header: ContainerHeader = {
+      kind: options.kind,
+      cipher,
+      flags: finish.flags,
+      incompatible: 0,
+      storeId: options.storeId,
+      diskId: options.diskId,
+      branchId: finish.branchId,
+      epoch: finish.epoch,
+      seq: finish.seq,
+      cycle: finish.cycle,
+      firstWriteMs: finish.firstWriteMs,
+      cutMs: finish.cutMs,
+      rawCutMs: finish.rawCutMs,
+      chain: finish.chain,
+      diskSizeBytes: finish.diskSizeBytes,
+      sectorBytes: finish.sectorBytes,
+      indexBytes: packedIndex.length + tagBytes,
+      frameCount: directory.count,
+      extentCount: extents.count,
+      bodyBytes: at - bodyAt,
+      containerId,
+      salt,
+      indexSalt: options.random.bytes(INDEX_SALT_BYTES),
+      dataKeyId,
+      writerId: options.writerId,
+    };
+    const object = objectAround(header);
+    const headBytes = HEADER_BYTES + header.indexBytes;
+    encodeHeader(header, object);
+    sealInto(object, HEADER_BYTES, packedIndex, {
+      key: dataKey && deriveIndexKey(dataKey, salt, header.indexSalt),
+      nonce: INDEX_NONCE,
+      additional: object.subarray(0, HEADER_AUTHENTICATED_BYTES),
+    });
+    const headSha256 = hash("sha256", object.subarray(0, headBytes), "buffer");
+    const footer = { totalBytes: object.length, headSha256, bodySha256 };
+    encodeFooter(footer, object.subarray(object.length - FOOTER_BYTES));
+    return { bytes: object, header, headSha256, commitHash: toHex(headSha256.subarray(0, CHAIN_BYTES)) };
+  }
+
+  /** The object's place in the buffer; an index too large for the reserve costs a copy into a new one. */
+  function objectAround(header: ContainerHeader): Uint8Array {
+    const headBytes = HEADER_BYTES + header.indexBytes;
+    if (headBytes <= bodyAt) return buffer.subarray(bodyAt - headBytes, at + FOOTER_BYTES);
+    const object = new Uint8Array(headBytes + header.bodyBytes + FOOTER_BYTES);
+    object.set(buffer.subarray(bodyAt, at), headBytes);
+    return object;
+  }
+
+  return writer;
+}
+
+function growingBytes(capacity: number): { push(more: Uint8Array): void; view(): Uint8Array } {
+  let data = new Uint8Array(capacity);
+  let length = 0;
+  return {
+    push(more) {
+      if (length + more.length > data.length) {
+        const larger = new Uint8Array(Math.max(data.length * 2, length + more.length));
+        larger.set(data.subarray(0, length));
+        data = larger;
+      }
+      data.set(more, length);
+      length += more.length;
+    },
+    view: () => data.subarray(0, length),
+  };
+}
