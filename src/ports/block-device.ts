@@ -9,6 +9,8 @@ export interface BlockDevice {
   /** Smallest unit the device likes; a power of two between 1 and 65536. */
   readonly preferredBlockBytes: number;
   readonly readOnly: boolean;
+  /** `zero` is always faster than writing as many bytes: an NBD client may then ask for "fast or not at all". */
+  readonly fastZero?: boolean;
   /** Fill `target[0 … length)` from `offset`. Throws SOURCE_READ_FAILED, OBJECT_CORRUPT, STORE_UNAVAILABLE. */
   read(target: Uint8Array, offset: number): void | Promise<void>;
   /** Write; durable only after `flush`, or with `fua`. Throws DISK_FULL, SOURCE_READ_FAILED, OVERLAY_FULL. */
