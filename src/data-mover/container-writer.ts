@@ -80,6 +80,8 @@ export interface FinishOptions {
   /** 16 bytes. */
   readonly chain: Uint8Array;
   readonly cycle: number;
+  /** How many disks of the group have a commit of this cycle; 0 when that is not known. */
+  readonly cycleDisks: number;
   /** FLAG_… bits. */
   readonly flags: number;
   readonly firstWriteMs: number;
@@ -220,6 +222,7 @@ export function containerWriter(options: ContainerWriterOptions): ContainerWrite
       epoch: finish.epoch,
       seq: finish.seq,
       cycle: finish.cycle,
+      cycleDisks: finish.cycleDisks,
       firstWriteMs: finish.firstWriteMs,
       cutMs: finish.cutMs,
       rawCutMs: finish.rawCutMs,

@@ -62,6 +62,8 @@ export type Cipher = keyof typeof CIPHERS;
 export const FLAG_SYNC_IN_PROGRESS = 1;
 /** The cycle of this commit began with nothing left to sync, and its cut is consistent: a barrier may name it. */
 export const FLAG_POINT_CLEAN = 2;
+/** The applications on the source were quiesced for the cut. */
+export const FLAG_APP_CONSISTENT = 4;
 
 /** Incompatible feature bits that this version understands: none yet. */
 export const KNOWN_INCOMPATIBLE = 0;
@@ -84,6 +86,8 @@ export interface ContainerHeader {
   readonly seq: number;
   /** The source's cycle, which is also the number of its barrier; 0 for a fence. */
   readonly cycle: number;
+  /** How many disks of the group have a commit of this cycle (the others were idle); 0 when the writer does not say. */
+  readonly cycleDisks: number;
   /** Times in ms since 1970. First write in it; the cut, made monotone along the branch; the cut by the source's own clock. */
   readonly firstWriteMs: number;
   readonly cutMs: number;
@@ -183,7 +187,10 @@ export function encodeHeader(header: ContainerHeader, target: Uint8Array = new U
   target.set(fromHex(header.writerId, 8, "writerId"), 184);
   setName(target, 192, MAX_DISK_ID_LENGTH, header.diskId, "diskId");
   setName(target, 228, MAX_BRANCH_ID_LENGTH, header.branchId, "branchId");
-  target.fill(0, 248, 252);
+  if (!Number.isInteger(header.cycleDisks) || header.cycleDisks < 0 || header.cycleDisks > 0xffff)
+    throw new RangeError(`Cycle of ${header.cycleDisks} disks`);
+  view.setUint16(248, header.cycleDisks, true);
+  view.setUint16(250, 0, true);
   view.setUint32(HEADER_AUTHENTICATED_BYTES, crc32c(target.subarray(0, HEADER_AUTHENTICATED_BYTES)), true);
   return target.subarray(0, HEADER_BYTES);
 }
@@ -242,6 +249,7 @@ export function decodeHeader(source: Uint8Array): DecodedHeader {
     epoch: getU48(view, 36),
     seq: getU48(view, 42),
     cycle: getU48(view, 48),
+    cycleDisks: view.getUint16(248, true),
     firstWriteMs: getU48(view, 54),
     cutMs: getU48(view, 60),
     rawCutMs: getU48(view, 66),
