@@ -42,6 +42,8 @@ export const CONDITIONS = {
   partial: "Partial",
   /** A replica machine runs but did not answer in time. */
   notAnswering: "NotAnswering",
+  /** The source was reachable at the failover, but its machines could not be shut down. */
+  sourceMayRun: "SourceMayRun",
 } as const;
 export type GroupCondition = (typeof CONDITIONS)[keyof typeof CONDITIONS];
 

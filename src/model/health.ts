@@ -142,6 +142,7 @@ function conditional(facts: HealthFacts): HealthReason[] {
     reasons.push(warning("TEST_CLEANUP_FAILED", "Machines or disks of a test failover could not be removed", `Type "leeward test-failover cleanup ${facts.name}", with --force if the site is gone`));
   }
   if (has(CONDITIONS.partial)) reasons.push(critical("MEMBER_NOT_STARTED", "Not every machine of the group started at the target", 'Look at the failed step in "leeward operation show"'));
+  if (has(CONDITIONS.sourceMayRun)) reasons.push(warning("SOURCE_MAY_RUN", `Machines at site "${facts.sourceSite}" could not be shut down; what they write is not replicated`, "Power them off there, so that nobody works on them by mistake"));
   if (has(CONDITIONS.notAnswering)) reasons.push(warning("NOT_ANSWERING", "A replica machine runs, but did not answer in time", 'Look at its console with "leeward operation show"'));
   return reasons;
 }

@@ -1,0 +1,147 @@
+/**
+ * What workflows can ask for. Types only: workflows import this file, never the code behind it.
+ *
+ * Invariants of every activity:
+ * - one side effect, idempotent: run twice with the same input it leaves the same world and gives an equal answer;
+ * - a Fault leaves as an ApplicationFailure with the fault's code as type and its JSON as first detail (faults.ts);
+ * - it heartbeats while it works, so that a killed worker is noticed within seconds;
+ * - input and result are plain JSON, ids and counts, never bulk data.
+ */
+import type { FaultJson } from "#model/fault.ts";
+import type { Machine, MachineConfig, MachineDisk, MachineNetwork } from "#ports/hypervisor.ts";
+import type { ExportMode, ExportStatus, FenceResult, GroupDisk } from "#ports/master-target.ts";
+import type { DiskReport, GroupProgress, RecoveryPoint, ReplicationOrder } from "#ports/replication.ts";
+
+export interface Activities {
+  // Protection
+  /** Sizes of a machine's disks, as its agent sees them. */
+  inspectDisks(input: { readonly site: string; readonly groupId: string; readonly machine: string; readonly sources: readonly string[] }): Promise<readonly InspectedDisk[]>;
+  probeStore(input: { readonly site: string }): Promise<{ readonly storeId: string; readonly endpoint: string }>;
+  prepareGroup(input: PrepareInput): Promise<PreparedGroup>;
+  /** Signed and sent by control, now or when the process server connects (`delivered` says which). */
+  putOrder(input: { readonly order: ReplicationOrder }): Promise<{ readonly version: number; readonly delivered: boolean }>;
+  /** Waits until the source's agents serve every disk. AGENT_UNREACHABLE names those that are missing at the end. */
+  awaitTaps(input: { readonly site: string; readonly groupId: string; readonly diskIds: readonly string[]; readonly timeoutMs: number }): Promise<readonly DiskReport[]>;
+  /** Is the source's process server reachable? Never a fault: `fault` says why not. */
+  sourceState(input: { readonly site: string; readonly groupId: string; readonly timeoutMs: number }): Promise<{ readonly reachable: boolean; readonly fault?: FaultJson }>;
+  releaseGroup(input: { readonly site: string; readonly groupId: string; readonly operationId: string }): Promise<void>;
+
+  // Watching
+  watchGroup(input: WatchInput): Promise<WatchResult>;
+  watchReplica(input: WatchReplicaInput): Promise<WatchReplicaResult>;
+
+  // Points
+  cutNow(input: { readonly site: string; readonly groupId: string; readonly operationId: string; readonly timeoutMs: number }): Promise<{ readonly barrier: number; readonly cutAtMs: number }>;
+  bookmark(input: { readonly site: string; readonly groupId: string; readonly operationId: string; readonly barrier: number; readonly name: string }): Promise<RecoveryPoint>;
+  /** The point that a selector means now. POINT_NOT_FOUND, NO_POINT, USAGE. */
+  choosePoint(input: { readonly site: string; readonly groupId: string; readonly selector: string }): Promise<RecoveryPoint>;
+
+  // Recovery
+  fence(input: { readonly site: string; readonly groupId: string; readonly operationId: string; readonly activeSite: string }): Promise<FenceResult>;
+  openExport(input: { readonly site: string; readonly groupId: string; readonly operationId: string; readonly point: string; readonly mode: ExportMode }): Promise<ExportStatus>;
+  createMachine(input: CreateMachineInput): Promise<Machine>;
+  startMachine(input: { readonly site: string; readonly machineId: string }): Promise<Machine>;
+  destroyMachine(input: { readonly site: string; readonly machineId: string }): Promise<void>;
+  /** Waits until the machine runs and, where it publishes ports, answers on one. Never a fault for not answering. */
+  awaitReady(input: { readonly site: string; readonly machineId: string; readonly timeoutMs: number }): Promise<{ readonly ready: boolean; readonly running: boolean; readonly detail: string }>;
+  /** Machines of that name which the source's hypervisor runs are shut down; others are reported as unknown. */
+  shutdownMachines(input: { readonly site: string; readonly names: readonly string[]; readonly timeoutMs: number }): Promise<readonly ShutMachine[]>;
+  startMachines(input: { readonly site: string; readonly machineIds: readonly string[] }): Promise<void>;
+  /** Everything that an operation made at a site: its machines destroyed, its export closed. */
+  removeOperation(input: { readonly site: string; readonly operationId: string; readonly discard: boolean }): Promise<{ readonly machines: number }>;
+
+  // Workflows
+  /** Waits until that run is closed, or an hour. */
+  awaitWorkflowEnd(input: { readonly workflowId: string; readonly runId: string }): Promise<{ readonly closed: boolean }>;
+}
+
+export interface InspectedDisk {
+  readonly source: string;
+  readonly sizeBytes: number;
+  readonly sectorBytes: number;
+}
+
+export interface PrepareInput {
+  readonly site: string;
+  readonly groupId: string;
+  readonly operationId: string;
+  readonly groupName: string;
+  readonly sourceSite: string;
+  readonly disks: readonly GroupDisk[];
+  readonly record: string;
+}
+
+export interface PreparedGroup {
+  readonly host: string;
+  readonly port: number;
+  readonly branch: string;
+  readonly groupEpoch: number;
+}
+
+/** A window of watching. It ends early when something changes that a person or the workflow must know at once. */
+export interface WatchInput {
+  readonly site: string;
+  readonly groupId: string;
+  readonly cursor: string;
+  readonly windowMs: number;
+  /** What the workflow knows: another state, connection or fault ends the window. */
+  readonly known: WatchedFacts;
+  readonly rpoThresholdMs: number;
+  /** `point`: also ends when the first point exists and nothing is left to sync. */
+  readonly until: "window" | "point";
+}
+
+export interface WatchedFacts {
+  readonly state: string;
+  readonly connected: boolean;
+  readonly faultCode: string;
+  readonly rpoBreached: boolean;
+}
+
+export interface WatchResult {
+  readonly endedBy: "window" | "changed" | "point" | "unreachable";
+  readonly cursor: string;
+  /** The last observation; undefined when there was none. */
+  readonly progress?: GroupProgress;
+  /** Barriers that were completed in this window, and the largest lag seen. */
+  readonly barriers: number;
+  readonly lagMsMax: number;
+  /** For `unreachable`: why. */
+  readonly fault?: FaultJson;
+}
+
+export interface WatchReplicaInput {
+  readonly site: string;
+  readonly operationId: string;
+  readonly machines: readonly { readonly name: string; readonly machineId: string }[];
+  readonly windowMs: number;
+  readonly known: { readonly machinesOff: readonly string[]; readonly faultCode: string };
+  /** Carried from the last window; zero when nothing waited. */
+  readonly uncommittedSinceMs: number;
+  readonly writtenBytes: number;
+  readonly barrier: number;
+}
+
+export interface WatchReplicaResult {
+  readonly export?: ExportStatus;
+  readonly machinesOff: readonly string[];
+  readonly uncommittedSinceMs: number;
+  readonly fault?: FaultJson;
+}
+
+export interface CreateMachineInput {
+  readonly site: string;
+  readonly operationId: string;
+  readonly name: string;
+  readonly config: MachineConfig;
+  readonly disks: readonly MachineDisk[];
+  readonly network: MachineNetwork;
+}
+
+export interface ShutMachine {
+  readonly name: string;
+  /** `unknown`: that site's hypervisor has no machine of this name. */
+  readonly outcome: "shut-down" | "was-off" | "unknown" | "still-running";
+  readonly machineId?: string;
+  readonly detail?: string;
+}
