@@ -1,0 +1,90 @@
+/**
+ * Taking a whole group: one claim for the group, then every disk is fenced, then what was durable everywhere becomes a point.
+ *
+ * The order is the safety: a point is chosen only after every disk is fenced, or a barrier acknowledged meanwhile would be lost.
+ * Every step is idempotent by the operation, so whoever finds it half done repeats it from the top.
+ *
+ * Source: docs/replication.md, "Moves".
+ */
+import { decodeGroupClaim, encodeGroupClaim, type GroupClaim } from "#model/format/records.ts";
+import type { RecoveryPoint } from "#ports/replication.ts";
+import { completeBarriers, type GroupContext } from "./barriers.ts";
+import { listNumbers, readHighestClaim, uniqueHolder } from "./claims.ts";
+import { createOnce } from "./create-once.ts";
+import { readIfThere, storeOptions, withRetries } from "./disk-context.ts";
+import { fenceDisk, type FencedDisk } from "./disk-moves.ts";
+import { listPoints } from "./points.ts";
+
+export interface FenceGroup {
+  readonly operation: string;
+  readonly activeSite: string;
+  /** Members; when the operation is resumed, those of its claim are used. */
+  readonly disks: readonly string[];
+  readonly holder: string;
+}
+
+export interface FencedGroup {
+  readonly groupEpoch: number;
+  /** The branch that was ended for its writers. */
+  readonly branch: string;
+  readonly disks: readonly FencedDisk[];
+  /** Newest complete point on that branch or on what it came from. */
+  readonly newestPoint: RecoveryPoint | undefined;
+}
+
+/** Throws FENCED when a newer move of the group has begun; NOT_FOUND when a disk is not in the store. */
+export async function fenceGroup(group: GroupContext, request: FenceGroup): Promise<FencedGroup> {
+  const claim = await claimGroupEpoch(group, request);
+  const { groupEpoch, branch, operation, activeSite } = claim;
+  const move = { operation, groupEpoch, activeSite, branch, holder: request.holder };
+  const disks = await Promise.all(claim.disks.map((diskId) => fenceDisk(group.disk(diskId), move)));
+  await completeBarriers(group, { branch, groupEpoch, disks });
+  const [newestPoint] = await listPoints(group, { limit: 1, branch });
+  return { groupEpoch, branch, disks, newestPoint };
+}
+
+/**
+ * The group's next epoch, for `operation`; the same one when repeated. `branch` of a new claim is the one the first disk is on now
+ * (`root` when it has none yet): the branch to be ended.
+ */
+export async function claimGroupEpoch(
+  group: GroupContext,
+  request: FenceGroup & { readonly branch?: string },
+): Promise<GroupClaim> {
+  const { operation, activeSite, disks } = request;
+  const { holder } = uniqueHolder(group, request.holder);
+  for (;;) {
+    const epochs = await listNumbers(group, group.names.epochs);
+    for (const epoch of epochs.toReversed()) {
+      const claim = await readGroupClaim(group, epoch);
+      if (claim.operation === operation) return claim;
+    }
+    const groupEpoch = (epochs.at(-1) ?? 0) + 1;
+    const branch = request.branch ?? (await readHighestClaim(group.disk(disks[0]!))).branch;
+    const claim: GroupClaim = {
+      groupEpoch,
+      activeSite,
+      branch,
+      disks,
+      operation,
+      holder,
+      claimedAtMs: group.clock.now(),
+    };
+    const key = group.names.epoch(groupEpoch);
+    const taken = await createOnce<GroupClaim>(group, {
+      key,
+      body: encodeGroupClaim(claim),
+      look: async () => {
+        const data = await readIfThere(group, key);
+        return data && decodeGroupClaim(data, key);
+      },
+      isMine: (found) => found.operation === operation,
+    });
+    if (taken === undefined) return readGroupClaim(group, groupEpoch);
+  }
+}
+
+async function readGroupClaim(group: GroupContext, groupEpoch: number): Promise<GroupClaim> {
+  const key = group.names.epoch(groupEpoch);
+  return decodeGroupClaim(await withRetries(group, () => group.store.get(key, storeOptions(group))), key);
+}

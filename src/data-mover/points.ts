@@ -1,0 +1,208 @@
+/**
+ * Recovery points: the barriers that can really be recovered, and the names that people gave to some of them.
+ *
+ * A barrier is offered only if every commit that it names is there, is the one it names, and is linked to what comes before it. A
+ * bookmark is a self-contained copy of its barrier under a MAC; one that does not hold is reported and not offered, for a
+ * damaged name must not keep anyone from the other points.
+ *
+ * Source: docs/replication.md, "Barriers and points".
+ */
+import { Fault, isFault } from "#model/fault.ts";
+import { formatPointId, parsePointId } from "#model/format/object-names.ts";
+import {
+  decodePoint,
+  encodePoint,
+  type BarrierMember,
+  type BarrierRecord,
+  type Mac,
+  type PointRecord,
+} from "#model/format/records.ts";
+import type { Log } from "#ports/log.ts";
+import type { RecoveryPoint } from "#ports/replication.ts";
+import { listBarriers, readBarrier, type GroupContext } from "./barriers.ts";
+import { branchStart, findCommit, readOrigin } from "./branch-reader.ts";
+import type { CommitHeader } from "./commit-codec.ts";
+import { judge, type Position } from "./counting.ts";
+import { createOnce } from "./create-once.ts";
+import { readIfThere, storeOptions, type DiskContext } from "./disk-context.ts";
+
+export interface ListPoints {
+  /** Newest first; default all. */
+  readonly limit?: number;
+  /** Only points on this branch, or on its parents before it left them. */
+  readonly branch?: string;
+  /** Default: bookmarks are not looked up. */
+  readonly bookmarks?: Bookmarks;
+}
+
+export interface Bookmarks {
+  /** Key of the tenant; see `PointRecord`. */
+  readonly mac: Mac;
+  readonly log: Log;
+}
+
+export async function listPoints(group: GroupContext, options: ListPoints = {}): Promise<RecoveryPoint[]> {
+  const limit = options.limit ?? Number.POSITIVE_INFINITY;
+  const named =
+    options.bookmarks === undefined ? new Map<number, PointRecord>() : await readBookmarks(group, options.bookmarks);
+  const numbers = [...new Set([...(await listBarriers(group)), ...named.keys()])].sort((a, b) => b - a);
+  const check = pointCheck(group, options.branch);
+  const points: RecoveryPoint[] = [];
+  while (numbers.length > 0 && points.length < limit) {
+    const batch = numbers.splice(0, Math.min(AT_ONCE, limit - points.length));
+    const checked = await Promise.all(
+      batch.map(async (number) => {
+        const record = named.get(number)?.barrier ?? (await readBarrier(group, number));
+        return record !== undefined && (await check(record)) ? pointOf(record, named.get(number)) : undefined;
+      }),
+    );
+    points.push(...checked.filter((point) => point !== undefined));
+  }
+  return points;
+}
+
+const AT_ONCE = 16;
+
+/** The point at `barrier`. Throws POINT_NOT_FOUND when there is none, or when a commit of it is missing or does not count. */
+export async function readPoint(group: GroupContext, barrier: number, bookmarks?: Bookmarks): Promise<RecoveryPoint> {
+  const named = bookmarks === undefined ? undefined : (await readBookmarks(group, bookmarks)).get(barrier);
+  const record = named?.barrier ?? (await readBarrier(group, barrier));
+  if (record !== undefined && (await pointCheck(group)(record))) return pointOf(record, named);
+  throw new Fault("POINT_NOT_FOUND", `Group "${group.groupId}" has no point at barrier ${barrier}`, {
+    details: { groupId: group.groupId, barrier },
+    hint: "List the points of the group: `leeward points list`.",
+  });
+}
+
+/** Keep a point under a name. Repeated, it finds what it made; another name for the point, or another point for the name, is REFUSED. */
+export async function bookmark(
+  group: GroupContext,
+  request: { readonly operation: string; readonly barrier: number; readonly name: string },
+  bookmarks: Bookmarks,
+): Promise<RecoveryPoint> {
+  const { operation, barrier, name } = request;
+  const point = await readPoint(group, barrier);
+  for (const other of (await readBookmarks(group, bookmarks)).values()) {
+    if (other.name === name && other.barrier.barrier !== barrier) throw nameTaken(group, name, other);
+  }
+  const record: PointRecord = {
+    barrier: await readBarrier(group, barrier).then((found) => found!), // `readPoint` has just seen it, and barriers do not change.
+    kind: "bookmark",
+    name,
+    reasonKept: `bookmark "${name}"`,
+    operation,
+    createdAtMs: group.clock.now(),
+  };
+  const key = group.names.point(point.cutAtMs, barrier);
+  const taken = await createOnce<PointRecord>(group, {
+    key,
+    body: encodePoint(record, bookmarks.mac),
+    look: async () => {
+      const data = await readIfThere(group, key);
+      return data && decodePoint(data, key, bookmarks.mac);
+    },
+    isMine: (found) => found.name === name,
+  });
+  if (taken !== undefined) throw nameTaken(group, name, taken);
+  return pointOf(record.barrier, record);
+}
+
+async function readBookmarks(group: GroupContext, { mac, log }: Bookmarks): Promise<Map<number, PointRecord>> {
+  const found = new Map<number, PointRecord>();
+  for await (const { key } of group.store.list(group.names.points, storeOptions(group))) {
+    if (parsePointId(key.slice(group.names.points.length)) === undefined) continue; // Not ours.
+    const data = await readIfThere(group, key);
+    if (data === undefined) continue; // Expired meanwhile.
+    try {
+      const record = decodePoint(data, key, mac);
+      found.set(record.barrier.barrier, record);
+    } catch (error) {
+      if (!isFault(error)) throw error;
+      log.error("A kept point is damaged and is not offered", { key, code: error.code, fault: error.message });
+    }
+  }
+  return found;
+}
+
+/** A check of barriers that remembers what it has read: neighbours share their commits. */
+function pointCheck(group: GroupContext, branch?: string): (record: BarrierRecord) => Promise<boolean> {
+  const lines = new Map<string, Promise<ReadonlyMap<string, number>>>();
+  const commits = new Map<string, Promise<CommitHeader | undefined>>();
+  const starts = new Map<string, Promise<Position>>();
+  const remember = <Value>(
+    memory: Map<string, Promise<Value>>,
+    key: string,
+    make: () => Promise<Value>,
+  ): Promise<Value> => {
+    const made = memory.get(key) ?? make();
+    memory.set(key, made);
+    return made;
+  };
+  const commitAt = (disk: DiskContext, member: BarrierMember, seq: number): Promise<CommitHeader | undefined> =>
+    remember(commits, `${member.diskId}/${member.branch}/${seq}`, () => findCommit(disk, member.branch, seq));
+  const startOf = (disk: DiskContext, member: BarrierMember): Promise<Position> =>
+    remember(starts, `${member.diskId}/${member.branch}`, async () => {
+      return (await disk.checkpoint?.(member.branch)) ?? branchStart(await readOrigin(disk, member.branch));
+    });
+
+  const isThere = async (member: BarrierMember): Promise<boolean> => {
+    const disk = group.disk(member.diskId);
+    if (branch !== undefined) {
+      const line = await remember(lines, member.diskId, () => lineOf(disk, branch));
+      if (member.seq > (line.get(member.branch) ?? -1)) return false;
+    }
+    const start = await startOf(disk, member);
+    if (member.seq === start.seq) return member.commitHash === start.commitHash;
+    const commit = await commitAt(disk, member, member.seq);
+    if (commit === undefined || commit.kind === "fence") return false;
+    if (commit.commitHash !== member.commitHash || commit.epoch !== member.epoch) return false;
+    // Linked to the one before it, stale slots left out.
+    for (let seq = member.seq - 1; seq >= start.seq; seq--) {
+      const before = seq === start.seq ? start : await commitAt(disk, member, seq);
+      if (before === undefined) return false;
+      if (judge(before, commit) === "counts") return true;
+    }
+    return false;
+  };
+  return async (record) => (await Promise.all(record.members.map(isThere))).every(Boolean);
+}
+
+/** The branches that a branch's history runs through, each with the last seq of it that belongs to it. */
+async function lineOf(disk: DiskContext, branch: string): Promise<ReadonlyMap<string, number>> {
+  const line = new Map([[branch, Number.POSITIVE_INFINITY]]);
+  for (
+    let { parent } = await readOrigin(disk, branch);
+    parent !== undefined;
+    { parent } = await readOrigin(disk, parent.branch)
+  ) {
+    line.set(parent.branch, parent.seq);
+  }
+  return line;
+}
+
+function pointOf(record: BarrierRecord, named: PointRecord | undefined): RecoveryPoint {
+  const { barrier, groupId, cutAtMs, consistency, members } = record;
+  return {
+    id: formatPointId(cutAtMs, barrier),
+    groupId,
+    barrier,
+    cutAtMs,
+    kind: named?.kind === "bookmark" ? "bookmark" : "recovery",
+    ...(named === undefined ? {} : { name: named.name }),
+    consistency,
+    grade: "committed",
+    reasonKept: named?.reasonKept ?? "journal window",
+    members,
+  };
+}
+
+function nameTaken(group: GroupContext, name: string, other: PointRecord): Fault {
+  return new Fault(
+    "REFUSED",
+    `Point ${other.barrier.barrier} of group "${group.groupId}" is called "${other.name}"; "${name}" needs a point and a name of its own`,
+    {
+      details: { groupId: group.groupId, barrier: other.barrier.barrier, name: other.name },
+      hint: "Choose another name, or another point.",
+    },
+  );
+}
