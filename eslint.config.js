@@ -13,7 +13,14 @@ export default typescript.config(
     extends: [typescript.configs.recommended],
     languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },
     rules: {
-      "@typescript-eslint/no-floating-promises": ["error", { allowForKnownSafeCalls: [{ from: "package", package: "node:test", name: ["test", "it", "describe", "suite"] }] }],
+      "@typescript-eslint/no-floating-promises": [
+        "error",
+        {
+          allowForKnownSafeCalls: [
+            { from: "package", package: "node:test", name: ["test", "it", "describe", "suite"] },
+          ],
+        },
+      ],
       "@typescript-eslint/no-misused-promises": "error",
       "@typescript-eslint/await-thenable": "error",
       "@typescript-eslint/return-await": ["error", "error-handling-correctness-only"],
@@ -30,13 +37,25 @@ export default typescript.config(
         "error",
         { selector: "CallExpression[callee.object.name='Date'][callee.property.name='now']", message: NO_AMBIENT_TIME },
         { selector: "NewExpression[callee.name='Date'][arguments.length=0]", message: NO_AMBIENT_TIME },
-        { selector: "CallExpression[callee.object.name='Math'][callee.property.name='random']", message: NO_AMBIENT_RANDOM },
+        {
+          selector: "CallExpression[callee.object.name='Math'][callee.property.name='random']",
+          message: NO_AMBIENT_RANDOM,
+        },
         { selector: "TSEnumDeclaration", message: "A union of strings, or an `as const` table" },
       ],
     },
   },
   {
     files: ["**/*.js", "**/*.mjs"],
-    languageOptions: { globals: { process: "readonly", console: "readonly", URL: "readonly", setTimeout: "readonly", setInterval: "readonly", clearInterval: "readonly" } },
+    languageOptions: {
+      globals: {
+        process: "readonly",
+        console: "readonly",
+        URL: "readonly",
+        setTimeout: "readonly",
+        setInterval: "readonly",
+        clearInterval: "readonly",
+      },
+    },
   },
 );

@@ -49,7 +49,10 @@ function isNewEnough(version) {
 function findNode() {
   for (let folder = root; ; folder = dirname(folder)) {
     const home = join(folder, "node_modules", "node");
-    if (existsSync(join(home, "bin", "node")) && isNewEnough(JSON.parse(readFileSync(join(home, "package.json"), "utf8")).version)) {
+    if (
+      existsSync(join(home, "bin", "node")) &&
+      isNewEnough(JSON.parse(readFileSync(join(home, "package.json"), "utf8")).version)
+    ) {
       return join(home, "bin", "node");
     }
     if (dirname(folder) === folder) return undefined;

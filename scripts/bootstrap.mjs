@@ -66,7 +66,13 @@ function missingParts() {
     });
   }
   if (npmMissing) {
-    missing.push({ id: "npm", after: ["debian"], title: "npm packages", expectedSeconds: parts.npm.expectedSeconds, run: installNpmPackages });
+    missing.push({
+      id: "npm",
+      after: ["debian"],
+      title: "npm packages",
+      expectedSeconds: parts.npm.expectedSeconds,
+      run: installNpmPackages,
+    });
   }
   return missing;
 }
@@ -74,7 +80,9 @@ function missingParts() {
 function runCommand(file, commandArguments) {
   const node = findNode();
   if (node === undefined) {
-    process.stderr.write(`No Node ${readParts().node.atLeast} or later was found, although the npm package \`node\` should have brought one\n`);
+    process.stderr.write(
+      `No Node ${readParts().node.atLeast} or later was found, although the npm package \`node\` should have brought one\n`,
+    );
     process.exit(1);
   }
   // In our process group: Ctrl-C in a terminal reaches the command itself; it decides, and we end with its code.

@@ -31,7 +31,9 @@ async function runSome(): Promise<void> {
     const began = performance.now();
     const { ok, output } = await run(check);
     const seconds = ((performance.now() - began) / 1000).toFixed(1);
-    process.stdout.write(ok ? `ok ${check.name}: ${seconds} s\n` : `${output.trimEnd()}\n!! ${check.name}: ${seconds} s\n`);
+    process.stdout.write(
+      ok ? `ok ${check.name}: ${seconds} s\n` : `${output.trimEnd()}\n!! ${check.name}: ${seconds} s\n`,
+    );
     if (!ok) failed.push(check.name);
   }
 }
@@ -41,7 +43,10 @@ function run(check: Check): Promise<{ readonly ok: boolean; readonly output: str
     const [program, ...words] = check.command;
     if (program === undefined) throw new RangeError(`Check "${check.name}" has no command`);
     // Our own Node first: the tools start with `#!/usr/bin/env node`.
-    const env = { ...process.env, PATH: `${path.dirname(process.execPath)}${path.delimiter}${process.env["PATH"] ?? ""}` };
+    const env = {
+      ...process.env,
+      PATH: `${path.dirname(process.execPath)}${path.delimiter}${process.env["PATH"] ?? ""}`,
+    };
     const child = spawn(program, words, { cwd: root, env, stdio: ["ignore", "pipe", "pipe"] });
     let output = "";
     child.stdout.setEncoding("utf8").on("data", (text: string) => (output += text));

@@ -25,9 +25,13 @@ if (files.length === 0) {
   process.exit(1);
 }
 
-const runner = spawn(process.execPath, ["--test", "--test-concurrency=2", `--test-timeout=${FILE_TIMEOUT_MS}`, ...files], {
-  stdio: "inherit",
-});
+const runner = spawn(
+  process.execPath,
+  ["--test", "--test-concurrency=2", `--test-timeout=${FILE_TIMEOUT_MS}`, ...files],
+  {
+    stdio: "inherit",
+  },
+);
 // Ctrl-C reaches the runner itself, which is in our process group; it stops its files and reports.
 process.on("SIGINT", () => undefined);
 process.on("SIGTERM", () => runner.kill("SIGTERM"));

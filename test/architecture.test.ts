@@ -26,12 +26,18 @@ const modules = filesBelow(source).filter((file) => file.endsWith(".ts"));
 
 test("every module imports only what the table in ARCHITECTURE.md allows", () => {
   const violations = modules.flatMap(importsOf).filter((one) => !isAllowed(one));
-  assert.deepEqual(violations.map((one) => `${one.from} imports ${one.typesOnly ? "type " : ""}${one.specifier}`), []);
+  assert.deepEqual(
+    violations.map((one) => `${one.from} imports ${one.typesOnly ? "type " : ""}${one.specifier}`),
+    [],
+  );
 });
 
 test("every folder of src/ has a row in the table", () => {
   const folders = readdirSync(source, { withFileTypes: true }).filter((entry) => entry.isDirectory());
-  assert.deepEqual(folders.map((entry) => entry.name).filter((name) => !rules.has(name)), []);
+  assert.deepEqual(
+    folders.map((entry) => entry.name).filter((name) => !rules.has(name)),
+    [],
+  );
 });
 
 test("the table forbids what it is there to forbid", () => {
@@ -52,15 +58,28 @@ test("files are kebab-case and named for one idea", () => {
   const badlyNamed = below.filter((file) => {
     const name = path.basename(file);
     if (!/\.(ts|mjs|js)$/.test(name)) return false;
-    return !/^[a-z0-9]+(-[a-z0-9]+)*(\.[a-z]+)*\.(ts|mjs|js)$/.test(name) || /^(index|utils?|helpers?|common|misc)\./.test(name);
+    return (
+      !/^[a-z0-9]+(-[a-z0-9]+)*(\.[a-z]+)*\.(ts|mjs|js)$/.test(name) ||
+      /^(index|utils?|helpers?|common|misc)\./.test(name)
+    );
   });
-  assert.deepEqual(badlyNamed.map((file) => path.relative(root, file)), []);
+  assert.deepEqual(
+    badlyNamed.map((file) => path.relative(root, file)),
+    [],
+  );
 });
 
 test("modules stay small enough to read", (context) => {
-  const lengths = modules.map((file) => ({ file: path.relative(root, file), lines: readFileSync(file, "utf8").split("\n").length }));
-  for (const one of lengths.filter(({ lines }) => lines > LINES_WATCHED)) context.diagnostic(`${one.file} has ${one.lines} lines: look for the noun hiding in it`);
-  assert.deepEqual(lengths.filter(({ lines }) => lines > LINES_MAX), []);
+  const lengths = modules.map((file) => ({
+    file: path.relative(root, file),
+    lines: readFileSync(file, "utf8").split("\n").length,
+  }));
+  for (const one of lengths.filter(({ lines }) => lines > LINES_WATCHED))
+    context.diagnostic(`${one.file} has ${one.lines} lines: look for the noun hiding in it`);
+  assert.deepEqual(
+    lengths.filter(({ lines }) => lines > LINES_MAX),
+    [],
+  );
 });
 
 function isAllowed({ from, specifier, typesOnly }: Import): boolean {
@@ -82,14 +101,28 @@ function isAllowed({ from, specifier, typesOnly }: Import): boolean {
 /** Rows of the table under "Who may import whom". */
 function readRules(text: string): ReadonlyMap<string, Rule> {
   const section = text.slice(text.indexOf("## Who may import whom"), text.indexOf("## Invariants"));
-  const rows = section.split("\n").filter((line) => line.startsWith("|")).slice(2);
+  const rows = section
+    .split("\n")
+    .filter((line) => line.startsWith("|"))
+    .slice(2);
   assert.ok(rows.length >= 17, "the table is there");
   return new Map(
     rows.map((row) => {
-      const [folder = "", inside = "", outside = ""] = row.split("|").slice(1).map((cell) => cell.trim());
+      const [folder = "", inside = "", outside = ""] = row
+        .split("|")
+        .slice(1)
+        .map((cell) => cell.trim());
       const names = inside === "nothing" ? [] : inside.split(", ");
-      const entries = names.map((name) => [name.replace(" (types)", ""), name.endsWith("(types)") ? "types" : "values"] as const);
-      return [folder, { inside: new Map(entries), outside: outside === "anything" ? undefined : outside === "nothing" ? [] : outside.split(", ") }];
+      const entries = names.map(
+        (name) => [name.replace(" (types)", ""), name.endsWith("(types)") ? "types" : "values"] as const,
+      );
+      return [
+        folder,
+        {
+          inside: new Map(entries),
+          outside: outside === "anything" ? undefined : outside === "nothing" ? [] : outside.split(", "),
+        },
+      ];
     }),
   );
 }

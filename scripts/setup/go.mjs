@@ -1,7 +1,18 @@
 // Servers that come as Go modules: built once per user from tools/go.mod, whose go.sum pins every byte of their source.
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import path from "node:path";
 import { cacheFolder, cachedToolPath, findProgram, isAtLeast, root } from "./places.mjs";
 import { runLogged } from "./progress.mjs";
@@ -10,16 +21,25 @@ import { runLogged } from "./progress.mjs";
 const FETCHES_TOOLCHAINS = "1.21";
 
 export function missingGoTools(parts, uses) {
-  return parts.go.tools.filter((tool) => uses.includes(tool.for) && findProgram(tool.name) === undefined && !isCached(tool));
+  return parts.go.tools.filter(
+    (tool) => uses.includes(tool.for) && findProgram(tool.name) === undefined && !isCached(tool),
+  );
 }
 
 /** Why they cannot be built, as sentences for a person; undefined when they can. */
 export function whyNotGo(parts, tools) {
   const names = tools.map((tool) => `${tool.name} ${tool.version} (${tool.what})`).join(" and ");
   const go = findProgram("go");
-  if (go === undefined) return [`Missing: ${names}. They are built with Go ${parts.go.atLeast}, and there is no "go" on PATH; install Go (https://go.dev/dl), or put the programs on PATH.`];
-  const version = /go(\d+\.\d+(?:\.\d+)?)/.exec(execFileSync(go, ["env", "GOVERSION"], { encoding: "utf8" }))?.[1] ?? "0";
-  if (!isAtLeast(version, FETCHES_TOOLCHAINS)) return [`Missing: ${names}. They are built with Go ${parts.go.atLeast}, and "${go}" is ${version}; install a newer one (https://go.dev/dl).`];
+  if (go === undefined)
+    return [
+      `Missing: ${names}. They are built with Go ${parts.go.atLeast}, and there is no "go" on PATH; install Go (https://go.dev/dl), or put the programs on PATH.`,
+    ];
+  const version =
+    /go(\d+\.\d+(?:\.\d+)?)/.exec(execFileSync(go, ["env", "GOVERSION"], { encoding: "utf8" }))?.[1] ?? "0";
+  if (!isAtLeast(version, FETCHES_TOOLCHAINS))
+    return [
+      `Missing: ${names}. They are built with Go ${parts.go.atLeast}, and "${go}" is ${version}; install a newer one (https://go.dev/dl).`,
+    ];
   return undefined;
 }
 

@@ -14,18 +14,27 @@ export function npmIsCurrent() {
   const wanted = JSON.parse(readFileSync(path.join(root, "package-lock.json"), "utf8")).packages;
   const installed = JSON.parse(readFileSync(installedFile, "utf8")).packages;
   return Object.entries(wanted).every(
-    ([place, one]) => place === "" || one.optional === true || one.devOptional === true || one.peer === true || installed[place]?.version === one.version,
+    ([place, one]) =>
+      place === "" ||
+      one.optional === true ||
+      one.devOptional === true ||
+      one.peer === true ||
+      installed[place]?.version === one.version,
   );
 }
 
 export async function installNpmPackages(log) {
   const env = {};
   // Our own node_modules/.bin may hold the `node` that is about to be replaced.
-  env.PATH = (process.env.PATH ?? "").split(path.delimiter).filter((folder) => !folder.startsWith(path.join(root, "node_modules"))).join(path.delimiter);
+  env.PATH = (process.env.PATH ?? "")
+    .split(path.delimiter)
+    .filter((folder) => !folder.startsWith(path.join(root, "node_modules")))
+    .join(path.delimiter);
   // Where Node came with its headers, node-gyp need not fetch them (the compiled packages use the stable Node-API).
   const prefix = path.dirname(path.dirname(process.execPath));
   for (const place of [prefix, "/usr", "/usr/local"]) {
-    if (env.npm_config_nodedir === undefined && isThere(path.join(place, "include", "node", "node_api.h"))) env.npm_config_nodedir = place;
+    if (env.npm_config_nodedir === undefined && isThere(path.join(place, "include", "node", "node_api.h")))
+      env.npm_config_nodedir = place;
   }
   await runLogged("npm", ["ci", "--no-audit", "--no-fund"], { log, env });
 }

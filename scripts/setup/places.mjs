@@ -13,7 +13,12 @@ export function cacheFolder() {
 }
 
 export function cachedToolPath(tool) {
-  return path.join(cacheFolder(), "tools", `${tool.name}-${tool.version}-${process.platform}-${process.arch}`, tool.name);
+  return path.join(
+    cacheFolder(),
+    "tools",
+    `${tool.name}-${tool.version}-${process.platform}-${process.arch}`,
+    tool.name,
+  );
 }
 
 export function readParts() {

@@ -53,7 +53,11 @@ async function runAfter(part, runs) {
 export function runLogged(command, commandArguments, { log, env = {}, cwd = root }) {
   writeSync(log, `$ ${command} ${commandArguments.join(" ")}\n`);
   return new Promise((resolve, reject) => {
-    const child = spawn(command, commandArguments, { cwd, env: { ...process.env, ...env }, stdio: ["ignore", log, log] });
+    const child = spawn(command, commandArguments, {
+      cwd,
+      env: { ...process.env, ...env },
+      stdio: ["ignore", log, log],
+    });
     running.add(child);
     child.on("error", reject);
     child.on("exit", (code, signal) => {

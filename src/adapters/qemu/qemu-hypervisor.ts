@@ -1,0 +1,334 @@
+/**
+ * Machines as QEMU processes on this host.
+ *
+ * Invariants (test/contract/hypervisor.contract.ts):
+ * - a machine is a folder below `stateFolder`, and its id follows from operation and name: asking twice finds it;
+ * - QEMU outlives us: its output goes to files, and whoever comes next finds it by the machine's folder;
+ * - at most one QEMU runs per machine, whatever crashed when: QEMU holds a lock on the machine's pid file;
+ * - QEMU stays in our process group: losing a site by its group loses its machines too, and a terminal's Ctrl-C reaches them;
+ * - a signal goes only to a process that was just seen to be this machine's QEMU.
+ *
+ * A machine that reboots reboots: `-no-reboot` would turn a guest's restart into a loss of service.
+ */
+import { spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { closeSync, openSync } from "node:fs";
+import { rm } from "node:fs/promises";
+import { createServer } from "node:net";
+import path from "node:path";
+import { Fault, isFault } from "#model/fault.ts";
+import type { Clock } from "#ports/clock.ts";
+import type { Hypervisor, Machine, MachineNetwork } from "#ports/hypervisor.ts";
+import { commandLine, CONSOLE_FILE, CONTROL_SOCKET, OPEN_SECONDS, QEMU_LOG_FILE } from "./command-line.ts";
+import { openControlSocket, type ControlSocket } from "./control-socket.ts";
+import {
+  listRecords,
+  machineFolder,
+  readRecord,
+  readTail,
+  removeFolder,
+  writeRecord,
+  type MachineRecord,
+} from "./machine-file.ts";
+import { findProcess, signalProcess, type ProcessIdentity } from "./process-identity.ts";
+
+export interface QemuOptions {
+  /** Ours alone; made if missing. */
+  readonly stateFolder: string;
+  readonly clock: Clock;
+  /** qemu-system-x86_64 */
+  readonly program: string;
+  /** Default "tcg": software emulation, which works everywhere. */
+  readonly accelerator?: string;
+}
+
+/** QEMU itself is up in well under a second; the disks' servers may take OPEN_SECONDS. */
+const START_MS = OPEN_SECONDS * 1000 + 10_000;
+const POLL_MS = 100;
+/** A guest that is still booting misses the power button. */
+const PRESS_AGAIN_MS = 3_000;
+const QUIT_MS = 2_000;
+const KILL_MS = 10_000;
+/** Between picking a free port and QEMU's listening on it, another program may take it. */
+const PORT_ATTEMPTS = 3;
+
+export function createQemuHypervisor(options: QemuOptions): Hypervisor {
+  const { clock, stateFolder } = options;
+  const queues = new Map<string, Promise<unknown>>();
+
+  /** One change at a time per machine; questions do not wait. */
+  async function alone<T>(id: string, work: () => Promise<T>): Promise<T> {
+    const before = queues.get(id) ?? Promise.resolve();
+    const mine = before.then(work, work);
+    queues.set(id, mine);
+    try {
+      return await mine;
+    } finally {
+      if (queues.get(id) === mine) queues.delete(id);
+    }
+  }
+
+  async function load(id: string): Promise<{ readonly record: MachineRecord; readonly folder: string }> {
+    const folder = machineFolder(stateFolder, id);
+    const record = await readRecord(folder);
+    if (record === undefined)
+      throw new Fault("NOT_FOUND", `There is no machine "${id}"`, { details: { machineId: id } });
+    return { record, folder };
+  }
+
+  async function describe(record: MachineRecord, folder: string): Promise<Machine> {
+    const running = findProcess(folder);
+    return {
+      id: record.id,
+      operationId: record.operationId,
+      name: record.name,
+      power: running === undefined ? "off" : await powerOf(running),
+      config: record.config,
+      forwards: record.forwards,
+      consoleTail: await readTail(path.join(folder, CONSOLE_FILE)),
+      ...(record.startedAtMs === undefined || running === undefined ? {} : { startedAtMs: record.startedAtMs }),
+    };
+  }
+
+  async function start(record: MachineRecord, folder: string): Promise<Machine> {
+    const running = findProcess(folder);
+    if (running !== undefined) {
+      // Paused by an I/O error, or by a person: its disks are asked again.
+      if ((await powerOf(running)) === "paused") await command(running, "cont");
+      return await describe(record, folder);
+    }
+    for (let attempt = 1; ; attempt++) {
+      const forwards = attempt === 1 ? record.forwards : await pickPorts(record.network);
+      const started = { ...record, forwards, startedAtMs: clock.now() };
+      await writeRecord(folder, started);
+      try {
+        await launch(started, folder);
+        return await describe(started, folder);
+      } catch (error) {
+        const taken = isFault(error) && error.message.includes("host forwarding rule");
+        if (!taken || attempt === PORT_ATTEMPTS || record.network.forwards.every((one) => one.hostPort !== 0))
+          throw error;
+      }
+    }
+  }
+
+  /** Start QEMU and wait until the guest's processor runs. */
+  async function launch(record: MachineRecord, folder: string): Promise<void> {
+    const words = commandLine(record, {
+      accelerator: options.accelerator ?? "tcg",
+      mac: record.network.mac ?? macOf(record.id),
+    });
+    await rm(path.join(folder, CONSOLE_FILE), { force: true });
+    const log = openSync(path.join(folder, QEMU_LOG_FILE), "w", 0o600);
+    const child = spawn(options.program, words, { cwd: folder, stdio: ["ignore", log, log] });
+    closeSync(log);
+    child.unref();
+    let ended: Error | undefined;
+    child.on("error", (error) => (ended = error));
+    child.on("exit", (code, signal) => (ended ??= new Error(`QEMU ended with ${signal ?? `exit code ${code}`}`)));
+
+    const deadline = clock.monotonic() + START_MS;
+    while (ended === undefined && clock.monotonic() < deadline) {
+      const running = findProcess(folder);
+      if (running?.pid === child.pid && running !== undefined && (await isUp(running))) return;
+      await clock.sleep(POLL_MS);
+    }
+    if (child.pid !== undefined && ended === undefined) {
+      child.kill("SIGKILL"); // Still our child, so its pid cannot have been given away.
+      ended = new Error(`QEMU was not up within ${START_MS} ms`);
+    }
+    throw await notStarted(record, folder, ended);
+  }
+
+  async function shutdown(record: MachineRecord, folder: string, timeoutMs: number): Promise<Machine> {
+    const deadline = clock.monotonic() + timeoutMs;
+    let pressedAt = -Infinity;
+    for (;;) {
+      const running = findProcess(folder);
+      if (running === undefined) return await describe(record, folder);
+      const now = clock.monotonic();
+      if (now >= deadline) {
+        throw new Fault(
+          "TIMED_OUT",
+          `Machine "${record.name}" did not shut down within ${timeoutMs} ms and still runs`,
+          {
+            details: { machineId: record.id },
+            hint: "Power it off, or look at its console for what it waits for",
+          },
+        );
+      }
+      if (now - pressedAt >= PRESS_AGAIN_MS) {
+        pressedAt = now;
+        await unlessGone(folder, () => command(running, "system_powerdown"));
+      }
+      await clock.sleep(POLL_MS);
+    }
+  }
+
+  async function powerOff(folder: string): Promise<void> {
+    const running = findProcess(folder);
+    if (running === undefined) return;
+    // `quit` hands on what QEMU still holds; a QEMU that waits for its disks does not answer.
+    await unlessGone(folder, () => command(running, "quit", QUIT_MS)).catch((error: unknown) => {
+      if (!isFault(error, "HYPERVISOR_UNAVAILABLE")) throw error;
+    });
+    if (await isGone(folder, QUIT_MS)) return;
+    signalProcess(folder, running, "SIGKILL");
+    if (await isGone(folder, KILL_MS)) return;
+    throw new Fault(
+      "HYPERVISOR_UNAVAILABLE",
+      `QEMU (process ${running.pid}) did not end within ${KILL_MS} ms of being killed`,
+      {
+        hint: "The process hangs in the kernel: look at the storage that its disks are on",
+      },
+    );
+  }
+
+  async function isGone(folder: string, timeoutMs: number): Promise<boolean> {
+    for (const deadline = clock.monotonic() + timeoutMs; clock.monotonic() < deadline; await clock.sleep(POLL_MS)) {
+      if (findProcess(folder) === undefined) return true;
+    }
+    return findProcess(folder) === undefined;
+  }
+
+  return {
+    kind: "qemu",
+    createMachine: async (request) => {
+      const id = `m-${createHash("sha256").update(`${request.operationId}\0${request.name}`).digest("hex").slice(0, 16)}`;
+      const folder = machineFolder(stateFolder, id);
+      return await alone(id, async () => {
+        const existing = await readRecord(folder);
+        if (existing !== undefined) return await describe(existing, folder);
+        const { operationId, name, config, disks, network } = request;
+        const record: MachineRecord = {
+          format: 1,
+          id,
+          operationId,
+          name,
+          config,
+          disks,
+          network,
+          forwards: await pickPorts(network),
+        };
+        commandLine(record, { accelerator: "tcg", mac: macOf(id) }); // What cannot be started is refused now, not in the emergency.
+        await writeRecord(folder, record);
+        return await describe(record, folder);
+      });
+    },
+    start: (id) =>
+      alone(id, async () => {
+        const { record, folder } = await load(id);
+        return await start(record, folder);
+      }),
+    shutdown: (id, { timeoutMs }) =>
+      alone(id, async () => {
+        const { record, folder } = await load(id);
+        return await shutdown(record, folder, timeoutMs);
+      }),
+    powerOff: (id) =>
+      alone(id, async () => {
+        const { record, folder } = await load(id);
+        await powerOff(folder);
+        return await describe(record, folder);
+      }),
+    inspect: async (id) => {
+      const { record, folder } = await load(id);
+      return await describe(record, folder);
+    },
+    list: async (filter = {}) => {
+      const records = await listRecords(stateFolder);
+      const wanted = records.filter(
+        (one) => filter.operationId === undefined || one.operationId === filter.operationId,
+      );
+      return await Promise.all(wanted.map((one) => describe(one, machineFolder(stateFolder, one.id))));
+    },
+    destroy: (id) =>
+      alone(id, async () => {
+        const folder = machineFolder(stateFolder, id);
+        await powerOff(folder);
+        await removeFolder(folder);
+      }),
+  };
+}
+
+/** Asked of QEMU, because a machine that lost its disks is paused and yet has a process. */
+async function powerOf(running: ProcessIdentity): Promise<"running" | "paused"> {
+  const status = (await command(running, "query-status").catch((error: unknown) => {
+    // Busy or just ending: a process there is a machine that must be counted as running.
+    if (isFault(error, "HYPERVISOR_UNAVAILABLE")) return { status: "running" };
+    throw error;
+  })) as { readonly status: string };
+  return status.status === "running" || status.status === "prelaunch" ? "running" : "paused";
+}
+
+async function isUp(running: ProcessIdentity): Promise<boolean> {
+  try {
+    const status = (await command(running, "query-status")) as { readonly status: string };
+    return status.status === "running";
+  } catch (error) {
+    if (isFault(error, "HYPERVISOR_UNAVAILABLE")) return false; // Its socket is not there yet.
+    throw error;
+  }
+}
+
+async function command(running: ProcessIdentity, name: string, timeoutMs?: number): Promise<unknown> {
+  using control: ControlSocket = await openControlSocket(`/proc/${running.pid}/cwd/${CONTROL_SOCKET}`);
+  return await control.execute(name, timeoutMs === undefined ? {} : { timeoutMs });
+}
+
+/** A QEMU that ends while it is spoken to is what the caller wanted. */
+async function unlessGone(folder: string, work: () => Promise<unknown>): Promise<void> {
+  try {
+    await work();
+  } catch (error) {
+    if (findProcess(folder) !== undefined) throw error;
+  }
+}
+
+async function notStarted(record: MachineRecord, folder: string, cause: Error | undefined): Promise<Fault> {
+  if ((cause as NodeJS.ErrnoException | undefined)?.code === "ENOENT") {
+    return new Fault("TOOL_MISSING", "QEMU is not there", {
+      cause,
+      hint: "Install it: apt-get install qemu-system-x86",
+    });
+  }
+  const said = [
+    await readTail(path.join(folder, QEMU_LOG_FILE), 10),
+    await readTail(path.join(folder, CONSOLE_FILE), 20),
+  ];
+  const tail = said.filter((text) => text !== "").join("\n");
+  return new Fault(
+    "MACHINE_NOT_STARTED",
+    `Machine "${record.name}" did not start: ${tail === "" ? (cause?.message ?? "no reason given") : tail}`,
+    {
+      cause,
+      details: { machineId: record.id },
+      hint: "Check that its disks are served at the URLs it was given, and that its host ports are free",
+    },
+  );
+}
+
+/** Host port 0 becomes one that is free now. */
+async function pickPorts(network: MachineNetwork): Promise<MachineNetwork["forwards"]> {
+  return await Promise.all(
+    network.forwards.map(async ({ hostPort, guestPort }) => ({
+      hostPort: hostPort === 0 ? await freePort() : hostPort,
+      guestPort,
+    })),
+  );
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve, reject) => server.once("error", reject).listen(0, "127.0.0.1", resolve));
+  const address = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  if (address === null || typeof address === "string") throw new RangeError("A listening TCP server has an address");
+  return address.port;
+}
+
+/** In QEMU's own range; the same machine keeps its address. */
+function macOf(id: string): string {
+  const digits = createHash("sha256").update(id).digest("hex");
+  return `52:54:00:${digits.slice(0, 2)}:${digits.slice(2, 4)}:${digits.slice(4, 6)}`;
+}

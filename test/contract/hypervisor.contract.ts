@@ -1,0 +1,165 @@
+/** What every hypervisor must do; run with a real guest that boots from real disks. */
+import assert from "node:assert/strict";
+import { setTimeout as sleep } from "node:timers/promises";
+import { describe, test } from "node:test";
+import { isFault } from "#model/fault.ts";
+import type { Hypervisor, Machine, MachineDisk } from "#ports/hypervisor.ts";
+import { ledgerStatus, verifyLedger, type LedgerStatus } from "../../src/demo/ledger.ts";
+
+export interface HypervisorWorld extends AsyncDisposable {
+  readonly hypervisor: Hypervisor;
+  /** Another one over the same state, as after a restart of the process that uses it. */
+  reopen(): Hypervisor;
+  /** Fresh disks of the ledger guest, served over NBD. */
+  readonly disks: readonly MachineDisk[];
+  /** The machine's processor stops at once, with nothing said, as in a loss of power. */
+  pullPlug(machineId: string): void;
+  /** What the machine left on this host; empty when nothing. */
+  remains(machineId: string): Promise<readonly string[]>;
+}
+
+const BOOT_MS = 90_000;
+const MACHINE = {
+  config: { cpus: 1, memoryMiB: 160, firmware: "bios" },
+  network: { mode: "isolated", forwards: [{ hostPort: 0, guestPort: 8080 }] },
+} as const;
+
+export function hypervisorContract(name: string, open: () => Promise<HypervisorWorld>): void {
+  describe(`hypervisor contract: ${name}`, () => {
+    test("a machine is created once, whoever asks, and begins powered off", async () => {
+      await using world = await open();
+      const request = { operationId: "op-1", name: "web", disks: world.disks, ...MACHINE };
+      const [first, second] = await Promise.all([
+        world.hypervisor.createMachine(request),
+        world.hypervisor.createMachine(request),
+      ]);
+      const third = await world.reopen().createMachine(request);
+      assert.equal(first.power, "off");
+      assert.deepEqual([second, third], [first, first]);
+      const other = await world.hypervisor.createMachine({ ...request, operationId: "op-2" });
+      assert.notEqual(other.id, first.id);
+      assert.deepEqual((await world.hypervisor.list()).map((one) => one.id).sort(), [first.id, other.id].sort());
+      assert.deepEqual(
+        (await world.hypervisor.list({ operationId: "op-2" })).map((one) => one.id),
+        [other.id],
+      );
+      await world.hypervisor.destroy(first.id);
+      await world.hypervisor.destroy(other.id);
+      assert.deepEqual(await world.hypervisor.list(), []);
+    });
+
+    test("a guest boots, serves through its forward, and comes back whole after its power was pulled in mid-write", async () => {
+      await using world = await open();
+      const { hypervisor } = world;
+      const machine = await createGuest(world);
+      const running = await hypervisor.start(machine.id);
+      assert.equal(running.power, "running");
+      assert.ok(running.startedAtMs !== undefined);
+      assert.notEqual(portOf(running), 0);
+      const before = await untilWriting(running, 20);
+      assert.deepEqual(
+        (await hypervisor.start(machine.id)).startedAtMs,
+        running.startedAtMs,
+        "starting again starts nothing",
+      );
+      assert.match((await hypervisor.inspect(machine.id)).consoleTail, /LEDGER-READY a=0 b=0 ok=true/);
+
+      // Found again, still running, by one that did not start it.
+      const found = await world.reopen().inspect(machine.id);
+      assert.equal(found.power, "running");
+      assert.deepEqual(found.forwards, running.forwards);
+
+      world.pullPlug(machine.id);
+      await until("seen as off", async () => (await hypervisor.inspect(machine.id)).power === "off");
+
+      const again = await world.reopen().start(machine.id);
+      const after = await untilWriting(again, before.b + 5);
+      assert.notEqual(after.bootId, before.bootId);
+      assert.ok(
+        after.ok && after.foundAtBoot[0] >= before.a && after.foundAtBoot[1] >= before.b,
+        `${JSON.stringify(after)} after ${JSON.stringify(before)}`,
+      );
+      assert.equal((await verifyLedger(portOf(again))).whole, true);
+      await hypervisor.destroy(machine.id);
+    });
+
+    test("a guest is asked to shut down and does so in order; power off does not ask", async () => {
+      await using world = await open();
+      const { hypervisor } = world;
+      const machine = await createGuest(world);
+      const running = await hypervisor.start(machine.id);
+      await untilWriting(running, 5);
+      const off = await hypervisor.shutdown(machine.id, { timeoutMs: 60_000 });
+      assert.equal(off.power, "off");
+      assert.match(off.consoleTail, /LEDGER-STOP[^]*GUEST-DOWN/);
+      assert.equal((await hypervisor.shutdown(machine.id, { timeoutMs: 1_000 })).power, "off", "off is no error");
+
+      const again = await hypervisor.start(machine.id);
+      assert.equal(again.power, "running");
+      // In its boot loader nobody listens to the power button.
+      await assert.rejects(hypervisor.shutdown(machine.id, { timeoutMs: 300 }), (error) => isFault(error, "TIMED_OUT"));
+      assert.equal((await hypervisor.inspect(machine.id)).power, "running");
+      assert.equal((await hypervisor.powerOff(machine.id)).power, "off");
+      assert.equal((await hypervisor.powerOff(machine.id)).power, "off");
+    });
+
+    test("destroying takes the machine's power and leaves nothing of it", async () => {
+      await using world = await open();
+      const { hypervisor } = world;
+      const machine = await createGuest(world);
+      await hypervisor.start(machine.id);
+      assert.notDeepEqual(await world.remains(machine.id), []);
+      await hypervisor.destroy(machine.id);
+      assert.deepEqual(await world.remains(machine.id), []);
+      await hypervisor.destroy(machine.id);
+      await assert.rejects(hypervisor.inspect(machine.id), (error) => isFault(error, "NOT_FOUND"));
+      await assert.rejects(hypervisor.start(machine.id), (error) => isFault(error, "NOT_FOUND"));
+    });
+
+    test("a machine whose disk is not served does not start, and says what was seen", async () => {
+      await using world = await open();
+      const { hypervisor } = world;
+      const disks = [{ diskId: "system", url: "nbd+unix:///system?socket=/nowhere/at-all.sock", bootIndex: 1 }];
+      const machine = await hypervisor.createMachine({ operationId: "op-9", name: "broken", disks, ...MACHINE });
+      await assert.rejects(hypervisor.start(machine.id), (error) => {
+        assert.ok(isFault(error, "MACHINE_NOT_STARTED"));
+        assert.match(error.message, /\/nowhere\/at-all\.sock/);
+        assert.ok(error.hint !== undefined);
+        return true;
+      });
+      assert.equal((await hypervisor.inspect(machine.id)).power, "off");
+    });
+  });
+}
+
+async function createGuest(world: HypervisorWorld): Promise<Machine> {
+  return await world.hypervisor.createMachine({ operationId: "op-1", name: "ledger", disks: world.disks, ...MACHINE });
+}
+
+export function portOf(machine: Machine): number {
+  const [forward] = machine.forwards;
+  assert.ok(forward !== undefined);
+  return forward.hostPort;
+}
+
+/** Waits until the ledger serves and both disks hold at least `number` records. */
+export async function untilWriting(machine: Machine, number: number): Promise<LedgerStatus> {
+  let last: LedgerStatus | undefined;
+  await until(`record ${number} on both disks`, async () => {
+    try {
+      last = await ledgerStatus(portOf(machine), 1_000);
+    } catch (error) {
+      if (!isFault(error, "PEER_UNREACHABLE")) throw error;
+      return false; // Still booting.
+    }
+    return last.b >= number;
+  });
+  assert.ok(last !== undefined);
+  return last;
+}
+
+export async function until(what: string, condition: () => Promise<boolean>, timeoutMs = BOOT_MS): Promise<void> {
+  for (const deadline = Date.now() + timeoutMs; !(await condition()); await sleep(100)) {
+    assert.ok(Date.now() < deadline, `${what}: not within ${timeoutMs} ms`);
+  }
+}
