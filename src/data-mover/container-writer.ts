@@ -24,7 +24,7 @@ import {
   tagBytesOf,
   type TrackerMark,
 } from "#model/format/commit-index.ts";
-import { toHex } from "#model/format/fields.ts";
+import { fromHex, toHex } from "#model/format/fields.ts";
 import { encodeFooter } from "#model/format/footer.ts";
 import { frameBinding } from "#model/format/frame-binding.ts";
 import { type FrameDirectory, frameDirectoryBuilder } from "#model/format/frame-directory.ts";
@@ -40,6 +40,7 @@ import {
 } from "#model/format/header.ts";
 import { CODEC_ZERO, type FrameKind, type FrameRecord } from "#model/frame-record.ts";
 import type { Random } from "#ports/random.ts";
+import type { CommitPlace } from "./commit-codec.ts";
 import {
   type DataKey,
   deriveFrameKey,
@@ -53,6 +54,8 @@ import { compress } from "./zstd.ts";
 
 /** Buffer of a journal object or a segment; with it no object exceeds 32 MiB unless its index is extraordinarily large. */
 export const CONTAINER_BUFFER_BYTES = 32 << 20;
+const NO_CHAIN = "0".repeat(2 * CHAIN_BYTES);
+
 /** Buffer that is enough for a fence, or any commit without frames and with few extents. */
 export const FENCE_BUFFER_BYTES = 64 << 10;
 
@@ -67,18 +70,12 @@ export interface ContainerWriterOptions {
   readonly diskId: string;
   /** `formatContainerId`. */
   readonly containerId: string;
-  readonly writerId: string;
-  /** 32 bytes for the salt now, 16 for each finish. */
+  /** 32 bytes for the salt now, 16 for each details. */
   readonly random: Random;
 }
 
-/** What a commit says of itself. For a segment: seq 0 and a chain of zeroes. */
-export interface FinishOptions {
-  readonly branchId: string;
-  readonly epoch: number;
-  readonly seq: number;
-  /** 16 bytes. */
-  readonly chain: Uint8Array;
+/** What a commit says of its content. */
+export interface CommitDetails {
   readonly cycle: number;
   /** How many disks of the group have a commit of this cycle; 0 when that is not known. */
   readonly cycleDisks: number;
@@ -125,10 +122,12 @@ export interface ContainerWriter {
   /** Seal a record. Throws RangeError when it does not fit: a bug in the caller. */
   append(record: FrameRecord): void;
   appendTrim(run: { readonly block: number; readonly blocks: number; readonly kind: FrameKind }): void;
-  finish(options: FinishOptions): SealedContainer;
-  /** Like `finish`, for a segment: also what its commit needs. */
+  /** The finished object for a place; may be called again for another one. */
+  finish(place: CommitPlace, details: CommitDetails): SealedContainer;
+  /** Like `finish`, for a segment, which has no place: also what its commit needs. */
   finishSegment(
-    options: Omit<FinishOptions, "seq" | "chain" | "segments">,
+    place: Omit<CommitPlace, "seq" | "chain">,
+    details: Omit<CommitDetails, "segments">,
   ): SealedContainer & { readonly segment: SealedSegment };
 }
 
@@ -181,21 +180,21 @@ export function containerWriter(options: ContainerWriterOptions): ContainerWrite
     appendTrim(run) {
       received.add({ start: run.block, length: run.blocks, source: SOURCE_TRIM, frame: 0, kind: run.kind });
     },
-    finish(finish) {
+    finish(place, details) {
       bodySha256 ??= bodyHash!.digest();
       bodyHash = undefined;
-      return seal(finish, bodySha256);
+      return seal(place, details, bodySha256);
     },
-    finishSegment(finish) {
-      const sealed = writer.finish({ ...finish, seq: 0, chain: new Uint8Array(CHAIN_BYTES) });
+    finishSegment(place, details) {
+      const sealed = writer.finish({ ...place, seq: 0, chain: NO_CHAIN }, details);
       const { indexBytes, bodyBytes } = sealed.header;
       const reference = { containerId, headSha256: sealed.headSha256, salt, dataKeyId, indexBytes, bodyBytes };
       return { ...sealed, segment: { reference, directory: directory.view(), arrivals: received } };
     },
   };
 
-  function seal(finish: FinishOptions, bodySha256: Uint8Array): SealedContainer {
-    const segments = finish.segments ?? [];
+  function seal(place: CommitPlace, details: CommitDetails, bodySha256: Uint8Array): SealedContainer {
+    const segments = details.segments ?? [];
     const parts = [
       ...segments.map((segment, index) => ({ ordinal: index + 1, arrivals: segment.arrivals })),
       { ordinal: 0, arrivals: received },
@@ -206,29 +205,29 @@ export function containerWriter(options: ContainerWriterOptions): ContainerWrite
       directories: [directory.view(), ...segments.map((segment) => segment.directory)],
       digests: digests.view(),
       extents,
-      ...(finish.tracker && { tracker: finish.tracker }),
-      ...(finish.barrier && { barrier: finish.barrier }),
-      ...(finish.sync && { sync: finish.sync }),
+      ...(details.tracker && { tracker: details.tracker }),
+      ...(details.barrier && { barrier: details.barrier }),
+      ...(details.sync && { sync: details.sync }),
     });
     const packedIndex = compress(plainIndex);
     const header: ContainerHeader = {
       kind: options.kind,
       cipher,
-      flags: finish.flags,
+      flags: details.flags,
       incompatible: 0,
       storeId: options.storeId,
       diskId: options.diskId,
-      branchId: finish.branchId,
-      epoch: finish.epoch,
-      seq: finish.seq,
-      cycle: finish.cycle,
-      cycleDisks: finish.cycleDisks,
-      firstWriteMs: finish.firstWriteMs,
-      cutMs: finish.cutMs,
-      rawCutMs: finish.rawCutMs,
-      chain: finish.chain,
-      diskSizeBytes: finish.diskSizeBytes,
-      sectorBytes: finish.sectorBytes,
+      branchId: place.branch,
+      epoch: place.epoch,
+      seq: place.seq,
+      cycle: details.cycle,
+      cycleDisks: details.cycleDisks,
+      firstWriteMs: details.firstWriteMs,
+      cutMs: details.cutMs,
+      rawCutMs: details.rawCutMs,
+      chain: fromHex(place.chain, CHAIN_BYTES, "chain"),
+      diskSizeBytes: details.diskSizeBytes,
+      sectorBytes: details.sectorBytes,
       indexBytes: packedIndex.length + tagBytes,
       frameCount: directory.count,
       extentCount: extents.count,
@@ -237,7 +236,7 @@ export function containerWriter(options: ContainerWriterOptions): ContainerWrite
       salt,
       indexSalt: options.random.bytes(INDEX_SALT_BYTES),
       dataKeyId,
-      writerId: options.writerId,
+      writerId: place.writerId,
     };
     const object = objectAround(header);
     const headBytes = HEADER_BYTES + header.indexBytes;
