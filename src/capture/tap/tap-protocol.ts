@@ -38,12 +38,21 @@ export interface TapDiskConfig {
   readonly stateDir: string;
 }
 
-/** What the tap process is started with: JSON on its standard input, or in the file named by `--config`. */
+/** What the tap process is started with: a JSON file, named by `--config`. */
 export interface TapConfig {
   readonly controlSocket: string;
   readonly disks: readonly TapDiskConfig[];
   /** Old data kept for cuts that are not shipped yet, per disk. Default 64 MiB. */
   readonly frozenBytesMax?: number;
+  /** File to append the log to; standard error if left out. */
+  readonly logFile?: string;
+}
+
+/** The one line that the tap process prints on its standard output, as JSON, when all its sockets listen. */
+export interface TapReady {
+  readonly ready: true;
+  /** Disks that could not be opened; `addDisk` tries again. */
+  readonly failed: readonly { readonly diskId: string; readonly fault: FaultJson }[];
 }
 
 export interface TapCutStatus {
