@@ -17,14 +17,14 @@ export interface SelectablePoint {
 }
 
 /**
- * The point of `points` that `selector` names; their order does not matter. Time zones come with the time, as "Z" or "+02:00".
+ * The point of `points` that `selector` names; their order does not matter. With `nowMs` a time after it is refused. Time zones come with the time, as "Z" or "+02:00".
  * Throws: NO_POINT when there are none at all, POINT_NOT_FOUND when none fits (the hint says what there is), USAGE for a selector that
  *         is none, or a time in the future: more likely a wrong zone than a wish for the newest.
  */
-export function resolvePointSelector<Point extends SelectablePoint>(
+export function selectPoint<Point extends SelectablePoint>(
   points: readonly Point[],
   selector: string,
-  nowMs: number,
+  nowMs = Number.POSITIVE_INFINITY,
 ): Point {
   const newestFirst = points.toSorted((a, b) => b.barrier - a.barrier);
   const wanted = criterion(selector, nowMs);

@@ -1,0 +1,100 @@
+/**
+ * An object store in memory: the contract at its plainest, for tests and simulations. Every call takes effect at once, in the order
+ * in which calls are made.
+ */
+import { Fault } from "#model/fault.ts";
+import type { ObjectStore } from "#ports/object-store.ts";
+
+export interface MemoryStore extends ObjectStore {
+  /** What is there; for tests to look at, and to damage. */
+  readonly objects: Map<string, Uint8Array>;
+}
+
+export function memoryStore(): MemoryStore {
+  const objects = new Map<string, Uint8Array>();
+  // Kept sorted as keys come and go: simulations list often, and keys mostly arrive in order.
+  const keys: string[] = [];
+
+  return {
+    objects,
+    async create(key, body, options) {
+      options?.signal?.throwIfAborted();
+      if (objects.has(key)) return "exists";
+      objects.set(key, joined(body));
+      insert(keys, key);
+      return "created";
+    },
+    async get(key, options) {
+      options?.signal?.throwIfAborted();
+      const object = objects.get(key);
+      if (object === undefined) throw new Fault("OBJECT_MISSING", `There is no object "${key}"`, { details: { key } });
+      const range = options?.range;
+      return range === undefined ? object.slice() : object.slice(range.offset, range.offset + range.length);
+    },
+    async head(key, options) {
+      options?.signal?.throwIfAborted();
+      const object = objects.get(key);
+      return object && { size: object.length };
+    },
+    async *list(prefix, options) {
+      options?.signal?.throwIfAborted();
+      const { startAfter = "", limit = Number.POSITIVE_INFINITY } = options ?? {};
+      const found: string[] = [];
+      const from = startAfter >= prefix ? firstAfter(keys, startAfter) : firstFrom(keys, prefix);
+      for (let at = from; at < keys.length && found.length < limit && keys[at]!.startsWith(prefix); at++) {
+        found.push(keys[at]!);
+      }
+      for (const key of found) yield { key, size: objects.get(key)?.length ?? 0 };
+    },
+    async delete(gone, options) {
+      options?.signal?.throwIfAborted();
+      for (const key of gone) {
+        if (objects.delete(key)) keys.splice(firstFrom(keys, key), 1);
+      }
+    },
+  };
+}
+
+/** Pieces are copied: the caller may change them once the call has settled. */
+function joined(body: Uint8Array | readonly Uint8Array[]): Uint8Array {
+  if (body instanceof Uint8Array) return body.slice();
+  const whole = new Uint8Array(body.reduce((sum, piece) => sum + piece.length, 0));
+  let at = 0;
+  for (const piece of body) {
+    whole.set(piece, at);
+    at += piece.length;
+  }
+  return whole;
+}
+
+function insert(keys: string[], key: string): void {
+  if (keys.length === 0 || inOrder(keys.at(-1)!, key)) keys.push(key);
+  else keys.splice(firstFrom(keys, key), 0, key);
+}
+
+function firstFrom(keys: readonly string[], key: string): number {
+  let low = 0;
+  let high = keys.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (inOrder(keys[middle]!, key)) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+function firstAfter(keys: readonly string[], key: string): number {
+  const at = firstFrom(keys, key);
+  return keys[at] === key ? at + 1 : at;
+}
+
+/** UTF-8 byte order. */
+function inOrder(a: string, b: string): boolean {
+  return isPlain(a) && isPlain(b) ? a < b : Buffer.compare(Buffer.from(a), Buffer.from(b)) < 0;
+}
+
+/** In ASCII the order of UTF-16 units is that of bytes. */
+function isPlain(key: string): boolean {
+  // eslint-disable-next-line no-control-regex
+  return !/[^\x00-\x7f]/.test(key);
+}
