@@ -62,6 +62,7 @@ export const FENCE_BUFFER_BYTES = 64 << 10;
 export interface ContainerWriterOptions {
   /** Recycled; from a pool. */
   readonly buffer: Uint8Array;
+  /** What `finish` makes of it. A container that fills up before its commit is complete ends as a segment, whatever it was begun as. */
   readonly kind: "journal" | "segment" | "fence";
   readonly cipher: Cipher;
   /** Undefined only with cipher `none`. */
@@ -180,26 +181,24 @@ export function containerWriter(options: ContainerWriterOptions): ContainerWrite
     appendTrim(run) {
       received.add({ start: run.block, length: run.blocks, source: SOURCE_TRIM, frame: 0, kind: run.kind });
     },
-    finish(place, details) {
-      bodySha256 ??= bodyHash!.digest();
-      bodyHash = undefined;
-      return seal(place, details, bodySha256);
-    },
+    finish: (place, details) => seal(options.kind, place, details),
     finishSegment(place, details) {
-      const sealed = writer.finish({ ...place, seq: 0, chain: NO_CHAIN }, details);
+      const sealed = seal("segment", { ...place, seq: 0, chain: NO_CHAIN }, details);
       const { indexBytes, bodyBytes } = sealed.header;
       const reference = { containerId, headSha256: sealed.headSha256, salt, dataKeyId, indexBytes, bodyBytes };
       return { ...sealed, segment: { reference, directory: directory.view(), arrivals: received } };
     },
   };
 
-  function seal(place: CommitPlace, details: CommitDetails, bodySha256: Uint8Array): SealedContainer {
+  function seal(kind: ContainerWriterOptions["kind"], place: CommitPlace, details: CommitDetails): SealedContainer {
+    bodySha256 ??= bodyHash!.digest();
+    bodyHash = undefined;
     const segments = details.segments ?? [];
     const parts = [
       ...segments.map((segment, index) => ({ ordinal: index + 1, arrivals: segment.arrivals })),
       { ordinal: 0, arrivals: received },
     ];
-    const extents = options.kind === "segment" ? EMPTY_MAP : resolveArrivals(parts);
+    const extents = kind === "segment" ? EMPTY_MAP : resolveArrivals(parts);
     const plainIndex = encodeIndex({
       segments: segments.map((segment) => segment.reference),
       directories: [directory.view(), ...segments.map((segment) => segment.directory)],
@@ -211,7 +210,7 @@ export function containerWriter(options: ContainerWriterOptions): ContainerWrite
     });
     const packedIndex = compress(plainIndex);
     const header: ContainerHeader = {
-      kind: options.kind,
+      kind,
       cipher,
       flags: details.flags,
       incompatible: 0,

@@ -206,6 +206,7 @@ export function openOverlay(below: BlockDevice, options: OverlayOptions): Overla
     sizeBytes,
     preferredBlockBytes: BLOCK_SIZE,
     readOnly: false,
+    fastZero: true,
     read,
     write: (data, offset, more) => (data.length === 0 ? undefined : withFua(write(data, offset), more?.fua)),
     zero: (offset, length, more) => (length === 0 ? undefined : withFua(zero(offset, length), more?.fua)),

@@ -1,0 +1,95 @@
+/**
+ * One replica store with the keys to it: what the mover, an export and the master target each open for themselves, and all that
+ * the commit protocol asks for of a disk or a group.
+ */
+import { randomUUID } from "node:crypto";
+import { Fault } from "#model/fault.ts";
+import { diskNames, storeNames } from "#model/format/object-names.ts";
+import { decodeStoreRecord, encodeStoreRecord, type StoreRecord } from "#model/format/records.ts";
+import { groupContext, type GroupContext } from "./barriers.ts";
+import { containerCodec, type DiskShape } from "./container-codec.ts";
+import { createOnce } from "./create-once.ts";
+import { readIfThere, type DiskContext, type StoreContext } from "./disk-context.ts";
+import { openKeyring, type Keyring } from "./keyring.ts";
+
+export interface MoverStore {
+  readonly storeId: string;
+  readonly context: StoreContext;
+  /** Open the keys of a disk, once; `create` for a disk that is being prepared. Throws KEY_MISSING, KEY_REJECTED. */
+  openDisk(disk: { readonly diskId: string } & DiskShape, options?: { readonly create?: boolean }): Promise<OpenedDisk>;
+  /** Throws RangeError for a disk that is not open. */
+  group(groupId: string): GroupContext;
+}
+
+export interface OpenedDisk {
+  readonly diskId: string;
+  readonly shape: DiskShape;
+  readonly keyring: Keyring;
+  readonly context: DiskContext;
+}
+
+/** Where disk keys come from: 32 bytes, or undefined for a disk that this process has no key of. */
+export type DiskKeys = (diskId: string) => Uint8Array | undefined;
+
+/** `storeId` from `ensureStoreRecord` or `readStoreRecord`. */
+export function openMoverStore(context: StoreContext, options: { readonly storeId: string; readonly keys: DiskKeys }): MoverStore {
+  const { storeId, keys } = options;
+  const disks = new Map<string, Promise<OpenedDisk>>();
+  const opened = new Map<string, OpenedDisk>();
+
+  const open = async (disk: { readonly diskId: string } & DiskShape, create: boolean): Promise<OpenedDisk> => {
+    const { diskId, sizeBytes, sectorBytes } = disk;
+    const shape = { sizeBytes, sectorBytes };
+    const keyring = await openKeyring(context, { storeId, diskId, diskKey: keys(diskId), create });
+    const codec = containerCodec({ storeId, diskId, keyring, random: context.random, now: () => context.clock.now(), shape: () => shape });
+    const made: OpenedDisk = { diskId, shape, keyring, context: { ...context, diskId, names: diskNames(context.root, diskId), codec } };
+    opened.set(diskId, made);
+    return made;
+  };
+
+  return {
+    storeId,
+    context,
+    openDisk(disk, more = {}) {
+      const known = disks.get(disk.diskId);
+      if (known) return known;
+      const opening = open(disk, more.create ?? false);
+      disks.set(disk.diskId, opening);
+      opening.catch(() => disks.delete(disk.diskId)); // The next call tries again; this one's caller has the error.
+      return opening;
+    },
+    group: (groupId) =>
+      groupContext(context, groupId, (diskId) => {
+        const disk = opened.get(diskId);
+        if (!disk) throw new RangeError(`Disk "${diskId}" is not open`);
+        return disk.context;
+      }),
+  };
+}
+
+/** The store's own record; made when there is none. Throws FORMAT_UNSUPPORTED, OBJECT_CORRUPT, STORE_…. */
+export async function ensureStoreRecord(context: StoreContext): Promise<StoreRecord> {
+  const found = await findStoreRecord(context);
+  if (found) return found;
+  const record: StoreRecord = { storeId: randomUUID(), features: [], createdAtMs: context.clock.now() };
+  const other = await createOnce<StoreRecord>(context, {
+    key: storeNames(context.root).store,
+    body: encodeStoreRecord(record),
+    look: () => findStoreRecord(context),
+    isMine: (there) => there.storeId === record.storeId,
+  });
+  return other ?? record;
+}
+
+/** Throws NOT_FOUND when there is no replica store. */
+export async function readStoreRecord(context: StoreContext): Promise<StoreRecord> {
+  const found = await findStoreRecord(context);
+  if (found) return found;
+  throw new Fault("NOT_FOUND", `There is no replica store under "${context.root}"`, { hint: "Check endpoint, bucket and root." });
+}
+
+async function findStoreRecord(context: StoreContext): Promise<StoreRecord | undefined> {
+  const key = storeNames(context.root).store;
+  const data = await readIfThere(context, key);
+  return data && decodeStoreRecord(data, key);
+}
