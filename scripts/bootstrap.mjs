@@ -12,6 +12,7 @@ import { mkdirSync } from "node:fs";
 import path from "node:path";
 import { missingDebianPackages, installDebianPackages, whyNotDebian } from "./setup/debian.mjs";
 import { buildGoTools, missingGoTools, whyNotGo } from "./setup/go.mjs";
+import { buildGuest, guestIsBuilt, whyNotGuest } from "./setup/guest.mjs";
 import { withSetupLock } from "./setup/lock.mjs";
 import { findNode, installNpmPackages, npmIsCurrent } from "./setup/npm.mjs";
 import { logFolder, readParts, root } from "./setup/places.mjs";
@@ -72,6 +73,16 @@ function missingParts() {
       title: "npm packages",
       expectedSeconds: parts.npm.expectedSeconds,
       run: installNpmPackages,
+    });
+  }
+  if (uses.includes("run") && !guestIsBuilt()) {
+    missing.push({
+      id: "guest",
+      after: ["debian", "npm", "go"],
+      title: "The demo's machine",
+      expectedSeconds: parts.guest.expectedSeconds,
+      obstacle: whyNotGuest(),
+      run: buildGuest,
     });
   }
   return missing;

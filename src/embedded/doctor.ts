@@ -33,7 +33,7 @@ export interface PartReport {
 const FREE_BYTES_NEEDED = 4 * 2 ** 30;
 
 export async function examineMachine(): Promise<DoctorReport> {
-  const parts = [...(await examineGoTools()), ...(await examineDebianPackages())];
+  const parts = [...(await examineGoTools()), await examineGo(), ...(await examineDebianPackages())];
   const cache = await examineCache();
   return {
     ok: parts.every((one) => one.use !== "run" || isThere(one)) && process.platform === "linux",
@@ -85,6 +85,15 @@ async function examineGoTools(): Promise<readonly PartReport[]> {
       return { ...part, state: "damaged", path: found.path, remedy, expectedSeconds: go.expectedSeconds };
     }),
   );
+}
+
+/** Needed where something is still to be built; the demo's machine is rebuilt whenever its sources change. */
+async function examineGo(): Promise<PartReport> {
+  const { go } = await readParts();
+  const part = { name: "go", what: "builds servers and the demo's machine", use: "run" as const };
+  const found = await lookForTool("go");
+  if (found !== undefined) return { ...part, state: "on PATH", path: found.path };
+  return { ...part, state: "missing", remedy: `Install Go ${go.atLeast} or later (https://go.dev/dl)` };
 }
 
 async function examineDebianPackages(): Promise<readonly PartReport[]> {

@@ -36,6 +36,7 @@ export type PartUse = "run" | "npm" | "test";
 export interface Parts {
   readonly node: { readonly atLeast: string };
   readonly npm: { readonly expectedSeconds: number };
+  readonly guest: { readonly expectedSeconds: number };
   readonly go: { readonly atLeast: string; readonly expectedSeconds: number; readonly tools: readonly GoTool[] };
   readonly debian: { readonly expectedSeconds: number; readonly packages: readonly DebianPackage[] };
 }

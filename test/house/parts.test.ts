@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
+import path from "node:path";
 import { test } from "node:test";
+import { ensureGuestTemplates } from "../../src/embedded/guest.ts";
 import { cachedToolPath, findTool, lookForTool, readParts } from "../../src/embedded/tools.ts";
 import { isFault } from "#model/fault.ts";
 
@@ -23,6 +25,12 @@ test("set-up puts a tool where the program looks for it", async () => {
   // @ts-expect-error -- plain JavaScript, because it runs before anything is installed
   const places = (await import("../../scripts/setup/places.mjs")) as { cachedToolPath: typeof cachedToolPath };
   for (const tool of (await readParts()).go.tools) assert.equal(places.cachedToolPath(tool), cachedToolPath(tool));
+});
+
+test("set-up and the program agree on where the demo's machine is built", async () => {
+  // @ts-expect-error -- plain JavaScript, because it runs before anything is installed
+  const { guestFolder } = (await import("../../scripts/setup/guest.mjs")) as { guestFolder: () => string };
+  assert.equal(guestFolder(), path.dirname((await ensureGuestTemplates()).ledgerd));
 });
 
 test("a program that is not there is a fault that says how to get it", async () => {
