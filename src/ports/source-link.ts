@@ -30,38 +30,42 @@ export interface AgentHello {
 /** A tapped disk, as of now. */
 export interface AgentDisk extends DiskReport {
   readonly groupId: string;
-  /** Changes whenever the tap lost track of what is dirty (it then sweeps what its write intent names). */
-  readonly generation: string;
-  /** Cycles whose cut the tap still keeps, ascending. */
-  readonly cuts: readonly number[];
+  /** Which life of the tracker: another one means that the tap lost track of what is dirty, and sweeps what its write intent names. */
+  readonly tracker: { readonly bootId: string; readonly generation: number };
+  /** Cycles that are open: their cut is kept by the tap, or what was swept in them is not committed. Ascending. */
+  readonly openCycles: readonly number[];
   /** Unsynced bytes that no open cycle has swept yet. */
   readonly remainingBytes: number;
   /** Why the disk cannot be tapped; its other figures are then empty. */
   readonly fault?: { readonly code: string; readonly message: string; readonly hint?: string };
 }
 
-/** process server → agent: `agent.sweep {groupId, cycle, boundMs, boundBytes}`. */
+/** process server → agent: `agent.sweep {groupId, cycle, boundMs}`: all frames were sent over the lanes, and flushed. */
 export interface SweepResult {
-  readonly disks: readonly { readonly diskId: string; readonly sweptBytes: number; readonly remainingBytes: number }[];
+  readonly disks: readonly { readonly diskId: string; readonly sweptBytes: number }[];
 }
 
-/** process server → agent: `agent.mark {groupId, cycle}`, while held. */
-export interface MarkResult {
-  readonly disks: readonly {
-    readonly diskId: string;
-    readonly generation: string;
-    readonly dirtyBytes: number;
-    readonly remainingBytes: number;
-  }[];
-}
-
-/** process server → agent: `agent.release {groupId, cycle}`. `held` is false when a tap released by itself before. */
+/**
+ * process server → agent: `agent.release {groupId, cycle}`. `held` is false when a tap released by itself before. The disks as they are
+ * right after the release.
+ */
 export interface ReleaseResult {
   readonly held: boolean;
   readonly holdMs: number;
+  readonly disks: readonly AgentDisk[];
 }
 
 /** process server → agent: `agent.ship {groupId, cycle}`: all frames of the cut were sent over the delta lane, and flushed. */
 export interface ShipResult {
   readonly disks: readonly { readonly diskId: string; readonly plainBytes: number }[];
+}
+
+/**
+ * process server → agent, before anything else after a (re)connection: `agent.settle`. Open cycles up to `committedUpTo` are committed, those
+ * in `keep` stay open, all others are discarded.
+ */
+export interface Settlement {
+  readonly groupId: string;
+  readonly keep: readonly number[];
+  readonly disks: readonly { readonly diskId: string; readonly committedUpTo: number }[];
 }

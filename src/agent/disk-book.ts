@@ -1,0 +1,82 @@
+/**
+ * The list of disks that this agent taps: besides its identity all that it keeps. Written before a disk is tapped for the first time, so
+ * that after any crash every disk that a machine may be attached to comes up again.
+ */
+import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeSync } from "node:fs";
+import { dirname } from "node:path";
+import { Fault } from "#model/fault.ts";
+import { readList, readName, readObject, readText } from "#model/json-reader.ts";
+
+export interface BookedDisk {
+  readonly groupId: string;
+  readonly diskId: string;
+  /** Absolute, symbolic links resolved. */
+  readonly image: string;
+  /** As the order says it: `tap:PATH`. */
+  readonly source: string;
+  /** Unix socket of the tap's NBD server for this disk. */
+  readonly socket: string;
+}
+
+export interface DiskBook {
+  readonly disks: readonly BookedDisk[];
+  /** Replaces the list; durable when it returns. */
+  write(disks: readonly BookedDisk[]): void;
+}
+
+/** Throws CONFIG_INVALID when the file is not a list of disks: taps that do not come up would stop machines, so nobody guesses. */
+export function openDiskBook(file: string): DiskBook {
+  let disks = readBook(file);
+  return {
+    get disks() {
+      return disks;
+    },
+    write(next) {
+      mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
+      writeDurably(file, JSON.stringify({ disks: next }, undefined, 2));
+      disks = next;
+    },
+  };
+}
+
+function readBook(file: string): readonly BookedDisk[] {
+  let text: string;
+  try {
+    text = readFileSync(file, "utf8");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
+    throw error;
+  }
+  try {
+    return readList(readObject(JSON.parse(text), "disks"), "disks", (disk) => ({
+      groupId: readName(disk, "groupId"),
+      diskId: readName(disk, "diskId"),
+      image: readText(disk, "image"),
+      source: readText(disk, "source"),
+      socket: readText(disk, "socket"),
+    }));
+  } catch (cause) {
+    throw new Fault("CONFIG_INVALID", `Expected the list of tapped disks in "${file}"`, {
+      cause,
+      hint: "Restore the file, or remove it and protect the machine again: every disk is then compared with its replica",
+    });
+  }
+}
+
+function writeDurably(file: string, text: string): void {
+  const part = `${file}.part`;
+  const descriptor = openSync(part, "w", 0o600);
+  try {
+    writeSync(descriptor, text);
+    fsyncSync(descriptor);
+  } finally {
+    closeSync(descriptor);
+  }
+  renameSync(part, file);
+  const folder = openSync(dirname(file), "r");
+  try {
+    fsyncSync(folder);
+  } finally {
+    closeSync(folder);
+  }
+}

@@ -1,0 +1,58 @@
+/**
+ * What was swept in cycles that are not committed yet, per disk of a group.
+ *
+ * The tap keeps a block unsynced until its cycle is committed; meanwhile it must not be swept again. A sweep belongs to one life of the
+ * tap's tracker: in another life it counts for nothing.
+ */
+import { countBlocks } from "#model/block-runs.ts";
+import type { BlockRun } from "#model/block-set.ts";
+import { BLOCK_SIZE } from "#model/units.ts";
+import type { TapDiskStatus } from "../capture/tap/tap-protocol.ts";
+
+export interface OpenCycles {
+  add(status: TapDiskStatus, cycle: number, runs: readonly BlockRun[]): void;
+  /** Swept in `cycle`. */
+  swept(status: TapDiskStatus, cycle: number): readonly BlockRun[];
+  /** Swept in any open cycle. */
+  allSwept(status: TapDiskStatus): readonly (readonly BlockRun[])[];
+  sweptBytes(status: TapDiskStatus): number;
+  cycles(diskId: string): readonly number[];
+  /** The cycle is committed or discarded. */
+  close(diskId: string, cycle: number): void;
+  closeAll(diskId: string): void;
+}
+
+interface Sweep {
+  readonly diskId: string;
+  readonly life: string;
+  readonly cycle: number;
+  readonly runs: BlockRun[];
+}
+
+export function createOpenCycles(): OpenCycles {
+  let sweeps: Sweep[] = [];
+  const inLife = (status: TapDiskStatus): Sweep[] =>
+    sweeps.filter((sweep) => sweep.diskId === status.diskId && sweep.life === lifeOf(status));
+
+  return {
+    add(status, cycle, runs) {
+      const open = inLife(status).find((sweep) => sweep.cycle === cycle);
+      if (open === undefined) sweeps.push({ diskId: status.diskId, life: lifeOf(status), cycle, runs: [...runs] });
+      else for (const run of runs) open.runs.push(run);
+    },
+    swept: (status, cycle) => inLife(status).find((sweep) => sweep.cycle === cycle)?.runs ?? [],
+    allSwept: (status) => inLife(status).map((sweep) => sweep.runs),
+    sweptBytes: (status) => inLife(status).reduce((sum, sweep) => sum + countBlocks(sweep.runs), 0) * BLOCK_SIZE,
+    cycles: (diskId) => sweeps.filter((sweep) => sweep.diskId === diskId).map((sweep) => sweep.cycle),
+    close(diskId, cycle) {
+      sweeps = sweeps.filter((sweep) => sweep.diskId !== diskId || sweep.cycle !== cycle);
+    },
+    closeAll(diskId) {
+      sweeps = sweeps.filter((sweep) => sweep.diskId !== diskId);
+    },
+  };
+}
+
+function lifeOf(status: TapDiskStatus): string {
+  return `${status.tracker.bootId}/${status.tracker.generation}`;
+}

@@ -1,0 +1,11 @@
+/** Composition root of one sweeping thread of the agent: its own link, its own descriptor. Started by src/agent/lane-threads.ts. */
+import { workerData } from "node:worker_threads";
+import { createLog } from "../adapters/log/pino-log.ts";
+import { serveLaneThread, type LaneTarget } from "../agent/lane-threads.ts";
+import { openSweepLane } from "../agent/sweep-lane.ts";
+import { openLink, type AgentConfig } from "./agent.ts";
+
+const { config, target } = workerData as { readonly config: AgentConfig; readonly target: LaneTarget };
+const log = createLog({ fields: { role: "agent-lane", site: config.site, name: config.name } });
+
+await serveLaneThread(() => openSweepLane({ link: openLink(config, log), ...target }));

@@ -1,0 +1,105 @@
+/** Composition root of the agent. */
+import { spawn } from "node:child_process";
+import { closeSync, mkdirSync, openSync, readFileSync, writeFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { z } from "zod";
+import { Fault } from "#model/fault.ts";
+import { systemClock } from "../adapters/clock/system-clock.ts";
+import { createLink } from "../adapters/link/tls-link.ts";
+import { createLog } from "../adapters/log/pino-log.ts";
+import { startAgent } from "../agent/agent.ts";
+import { startLaneThread } from "../agent/lane-threads.ts";
+import type { TapProcess } from "../agent/tap-host.ts";
+import { connectTap } from "../capture/tap/tap-client.ts";
+import type { TapConfig } from "../capture/tap/tap-protocol.ts";
+
+const address = z.object({ host: z.string().min(1), port: z.int().min(0).max(65535) });
+
+const agentConfig = z.object({
+  site: z.string().min(1),
+  /** The machine's name. */
+  name: z.string().min(1),
+  stateDir: z.string().min(1),
+  identity: z.object({ certFile: z.string(), keyFile: z.string(), caFile: z.string() }),
+  processServers: z.array(address).min(1),
+  /** Threads that sweep; default: as many as cores, at most 4. */
+  lanes: z.int().min(1).max(16).optional(),
+});
+export type AgentConfig = z.infer<typeof agentConfig>;
+
+const LANES_MAX = 4;
+
+export async function run(configFile: string, stop: AbortSignal): Promise<void> {
+  const config = parseAgentConfig(configFile);
+  const log = createLog({ fields: { role: "agent", site: config.site, name: config.name } });
+  mkdirSync(config.stateDir, { recursive: true, mode: 0o700 });
+  const link = openLink(config, log);
+  const agent = startAgent({
+    link,
+    machine: config.name,
+    stateDir: config.stateDir,
+    processServers: config.processServers,
+    bootId: readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim(),
+    version: (JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { readonly version: string }).version,
+    connectTap,
+    spawnTap: (tap) => spawnTap(tap, config.stateDir),
+    startLane: (target) => startLaneThread(sibling("./agent-lane"), config, target),
+    laneCount: config.lanes ?? Math.min(LANES_MAX, availableParallelism()),
+    clock: systemClock,
+    log,
+  });
+  if (!stop.aborted) await new Promise((resolve) => stop.addEventListener("abort", resolve, { once: true }));
+  await agent.close();
+}
+
+/** Throws CONFIG_INVALID. */
+export function parseAgentConfig(configFile: string): AgentConfig {
+  let text: string;
+  try {
+    text = readFileSync(configFile, "utf8");
+  } catch (cause) {
+    throw new Fault("CONFIG_INVALID", `Cannot read "${configFile}"`, { cause, hint: "Give the agent's configuration with --config FILE" });
+  }
+  try {
+    return agentConfig.parse(JSON.parse(text));
+  } catch (cause) {
+    const why = cause instanceof z.ZodError ? z.prettifyError(cause) : String(cause);
+    throw new Fault("CONFIG_INVALID", `"${configFile}" is no configuration of an agent: ${why}`, { cause, hint: "See config/samples/agent.json" });
+  }
+}
+
+/** The link with this agent's certificate; each thread makes its own. */
+export function openLink(config: AgentConfig, log: ReturnType<typeof createLog>): ReturnType<typeof createLink> {
+  const { certFile, keyFile, caFile } = config.identity;
+  return createLink({
+    identity: { site: config.site, role: "agent", name: config.name },
+    cert: readFileSync(certFile, "utf8"),
+    key: readFileSync(keyFile, "utf8"),
+    ca: readFileSync(caFile, "utf8"),
+    clock: systemClock,
+    log,
+  });
+}
+
+/** In our process group, so that it is lost with the site; but not ended when we end. */
+function spawnTap(config: TapConfig, stateDir: string): TapProcess {
+  const file = join(stateDir, "tap.json");
+  writeFileSync(file, JSON.stringify(config), { mode: 0o600 });
+  const output = openSync(join(stateDir, "tap.log"), "a", 0o600);
+  const child = spawn(process.execPath, [fileURLToPath(sibling("./tap")), "--config", file], { stdio: ["ignore", output, output] });
+  closeSync(output);
+  child.unref();
+  return {
+    ended: new Promise((resolve) => {
+      child.once("error", (error) => resolve(error.message));
+      child.once("exit", (code, signal) => resolve(signal ?? `exit code ${code}`));
+    }),
+  };
+}
+
+/** A file beside this one, as source or as built. */
+function sibling(name: string): URL {
+  return new URL(name + (import.meta.filename.endsWith(".ts") ? ".ts" : ".js"), import.meta.url);
+}
