@@ -47,8 +47,10 @@ export interface CycleAssembly {
   complete(count: number): Promise<void>;
   /** The commit's bytes for a place; after `complete`. */
   seal(place: CommitPlace, details: Omit<CommitDetails, "segments" | "firstWriteMs" | "diskSizeBytes" | "sectorBytes">): SealedCommit;
-  /** Committed, or given up: stop what runs, give back the buffers. */
-  release(reason: Fault): Promise<void>;
+  /** Take nothing more, stop uploading. At once; what was received stays until `release`, for its commit may be on its way. */
+  abort(reason: Fault): void;
+  /** Give back the buffers; the caller knows that no commit of it is on its way. */
+  release(): Promise<void>;
 }
 
 export function cycleAssembly(home: AssemblyHome, options: { readonly cycle: number; readonly sectorBytes: number; readonly now: () => number }): CycleAssembly {
@@ -135,8 +137,12 @@ export function cycleAssembly(home: AssemblyHome, options: { readonly cycle: num
       });
       return { body: sealed.bytes, commitHash: sealed.commitHash };
     },
-    async release(reason) {
+    abort(reason) {
       abort.abort(reason);
+      arrived();
+    },
+    async release() {
+      abort.abort(new Fault("INTERRUPTED", `Cycle ${cycle} of disk "${home.diskId}" is over`));
       arrived();
       await tail;
       await Promise.allSettled(segments);

@@ -22,6 +22,7 @@ export interface MoverStore {
 }
 
 export interface OpenedDisk {
+  readonly storeId: string;
   readonly diskId: string;
   readonly shape: DiskShape;
   readonly keyring: Keyring;
@@ -42,7 +43,7 @@ export function openMoverStore(context: StoreContext, options: { readonly storeI
     const shape = { sizeBytes, sectorBytes };
     const keyring = await openKeyring(context, { storeId, diskId, diskKey: keys(diskId), create });
     const codec = containerCodec({ storeId, diskId, keyring, random: context.random, now: () => context.clock.now(), shape: () => shape });
-    const made: OpenedDisk = { diskId, shape, keyring, context: { ...context, diskId, names: diskNames(context.root, diskId), codec } };
+    const made: OpenedDisk = { storeId, diskId, shape, keyring, context: { ...context, diskId, names: diskNames(context.root, diskId), codec } };
     opened.set(diskId, made);
     return made;
   };

@@ -1,0 +1,186 @@
+/**
+ * One disk that the mover writes: its place in the commit log, and the containers of its cycles.
+ *
+ * A writer of the commit log is done after its first failure, for its last commit may have landed or not. `commit` then opens the disk
+ * again and looks: the cycle number in the newest commit says whether it did. The frames need not come again, for a sealed
+ * container may be part of a commit of any later epoch of ours.
+ */
+import { Fault, isFault } from "#model/fault.ts";
+import { formatContainerId, parseContainerId } from "#model/format/header.ts";
+import { readNewerClaim } from "./claims.ts";
+import { openWriter, type DiskWriter } from "./commit-log.ts";
+import type { ContainerBuffers } from "./container-buffers.ts";
+import { containerWriter, type CommitDetails, type SealedSegment } from "./container-writer.ts";
+import type { DataPosition } from "./counting.ts";
+import { cycleAssembly, type AssemblyHome, type CycleAssembly, type OpenContainer } from "./cycle-assembly.ts";
+import type { OpenedDisk } from "./mover-store.ts";
+import { uploadSegment, type Slots } from "./segment-upload.ts";
+
+export interface MoverDisk {
+  readonly diskId: string;
+  readonly sizeBytes: number;
+  /** Newest commit with data. Throws RangeError before the first `open`. */
+  readonly data: DataPosition;
+  /** The same, undefined before the first `open`. */
+  readonly lastData: DataPosition | undefined;
+  /** Epoch of the newest claim of ours. */
+  readonly epoch: number;
+  /** Become (or stay) the writer of `branch` for `site`. Throws FENCED, STORE_…. */
+  open(request: { readonly site: string; readonly branch: string }): Promise<void>;
+  begin(cycle: number): CycleAssembly;
+  /** Make a complete assembly durable; finds out when it is already. Keeps trying until `giveUpAtMs` (monotonic). */
+  commit(assembly: CycleAssembly, request: DiskCommit): Promise<DataPosition>;
+  /** What the store did to the last segment that failed; undefined once one was stored. */
+  readonly trouble: Fault | undefined;
+  /** Bytes of objects stored since the process started. */
+  readonly storedBytes: number;
+}
+
+export interface DiskCommit {
+  readonly cutAtMs: number;
+  readonly giveUpAtMs: number;
+  readonly details: Omit<CommitDetails, "segments" | "firstWriteMs" | "diskSizeBytes" | "sectorBytes">;
+}
+
+export interface MoverDiskDeps {
+  readonly buffers: ContainerBuffers;
+  /** Of the whole mover. */
+  readonly uploads: Slots;
+  /** This process, for people. */
+  readonly holder: string;
+  readonly onTrouble: (fault: Fault) => void;
+}
+
+const RETRY_PAUSE_MS = 500;
+
+export function moverDisk(disk: OpenedDisk, deps: MoverDiskDeps): MoverDisk {
+  const { context, keyring, shape } = disk;
+  const { clock, random } = context;
+  let wanted: { readonly site: string; readonly branch: string } | undefined;
+  let writer: DiskWriter | undefined;
+  /** Numbers for containers: unique as long as the epoch is ours alone, which it stays when the writer is done. */
+  let numbering: { readonly branch: string; readonly epoch: number; readonly writerId: string; next: number } | undefined;
+  let data: DataPosition | undefined;
+  let trouble: Fault | undefined;
+  let storedBytes = 0;
+
+  const ready = async (): Promise<DiskWriter> => {
+    if (writer) return writer;
+    if (!wanted) throw new RangeError(`Disk "${disk.diskId}" was never opened`);
+    const opened = await openWriter(context, { ...wanted, holder: deps.holder, operation: "stream" });
+    numbering = { branch: opened.branch, epoch: opened.epoch, writerId: opened.writerId, next: 1 };
+    data = opened.data;
+    writer = opened;
+    return opened;
+  };
+
+  const failed = (fault: Fault): void => {
+    trouble = fault;
+    deps.onTrouble(fault);
+  };
+
+  const home: AssemblyHome = {
+    diskId: disk.diskId,
+    sizeBytes: shape.sizeBytes,
+    async beginContainer(): Promise<OpenContainer> {
+      const dataKey = await keyring.current();
+      if (!numbering) throw new RangeError(`Disk "${disk.diskId}" is not open`);
+      const buffer = deps.buffers.take();
+      const containerId = formatContainerId({ role: "writer", term: numbering.epoch, counter: numbering.next++ });
+      const made = containerWriter({ buffer, kind: "journal", cipher: keyring.cipher, dataKey, storeId: disk.storeId, diskId: disk.diskId, containerId, random });
+      let held = true;
+      return {
+        writer: made,
+        release() {
+          if (held) deps.buffers.give(buffer);
+          held = false;
+        },
+      };
+    },
+    async beginSegment(container, cycle, signal) {
+      const giveBack = await deps.uploads.acquire(signal);
+      return { stored: storeSegment(container, cycle, signal).finally(giveBack) };
+    },
+  };
+
+  const storeSegment = async (container: OpenContainer, cycle: number, signal: AbortSignal): Promise<SealedSegment> => {
+    try {
+      if (!numbering) throw new RangeError(`Disk "${disk.diskId}" is not open`);
+      const now = clock.now();
+      const { segment, bytes } = container.writer.finishSegment(numbering, {
+        cycle,
+        cycleDisks: 0,
+        flags: 0,
+        firstWriteMs: now,
+        cutMs: now,
+        rawCutMs: now,
+        diskSizeBytes: shape.sizeBytes,
+        sectorBytes: shape.sectorBytes,
+      });
+      const id = parseContainerId(container.writer.containerId);
+      if (!id) throw new RangeError(`Container id "${container.writer.containerId}"`);
+      await uploadSegment(context, { key: context.names.segment(id.term, id.counter), bytes, signal, onTrouble: failed });
+      trouble = undefined;
+      storedBytes += bytes.length;
+      return segment;
+    } finally {
+      container.release();
+    }
+  };
+
+  return {
+    diskId: disk.diskId,
+    sizeBytes: shape.sizeBytes,
+    get data() {
+      if (!data) throw new RangeError(`Disk "${disk.diskId}" is not open`);
+      return data;
+    },
+    get lastData() {
+      return data;
+    },
+    get epoch() {
+      return numbering?.epoch ?? 0;
+    },
+    async open(request) {
+      if (wanted?.site !== request.site || wanted.branch !== request.branch) writer = undefined;
+      wanted = request;
+      // A link that flaps must not take a new epoch each time: a writer that is still the newest goes on.
+      if (writer && (await readNewerClaim(context, writer.epoch)) !== undefined) writer = undefined;
+      await ready();
+    },
+    begin: (cycle) => cycleAssembly(home, { cycle, sectorBytes: shape.sectorBytes, now: () => clock.now() }),
+    async commit(assembly, request) {
+      for (;;) {
+        try {
+          const current = await ready();
+          if (current.data.cycle >= assembly.cycle) return current.data;
+          let bytes = 0;
+          data = await current.commit({
+            cycle: assembly.cycle,
+            cutAtMs: request.cutAtMs,
+            seal(place) {
+              const sealed = assembly.seal(place, request.details);
+              bytes = sealed.body.length;
+              return sealed;
+            },
+          });
+          storedBytes += bytes;
+          trouble = undefined;
+          return data;
+        } catch (error) {
+          writer = undefined;
+          if (!isFault(error)) throw error;
+          failed(error);
+          if (!error.retryable || clock.monotonic() >= request.giveUpAtMs) throw error;
+        }
+        await clock.sleep(RETRY_PAUSE_MS);
+      }
+    },
+    get trouble() {
+      return trouble;
+    },
+    get storedBytes() {
+      return storedBytes;
+    },
+  };
+}

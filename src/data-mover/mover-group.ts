@@ -1,0 +1,349 @@
+/**
+ * One group at the mover: the stream of its process server, its cycles, its barriers, its progress.
+ *
+ * ```
+ *   stream.open ──► streaming ──frames…──cycle.commit──► streaming …      at most two cycles open
+ *        ▲              │ a newer stream.open, a lost link, a fence
+ *        └──────────────┴──► ended: its open cycles are dropped, its buffers given back; the source has everything still
+ * ```
+ *
+ * Invariants:
+ * - cycles are committed one after the other, in the order of their numbers; a later one never overtakes a failed one;
+ * - a cycle that is committed is never committed again: its number stands in the commits, and a repeat is answered from there;
+ * - a barrier is written after every commit that it names, and when nothing changed since the newest barrier, that one
+ *   stands for the new cut too;
+ * - the store decides who may write. What this file remembers only saves requests.
+ */
+import { Fault, isFault } from "#model/fault.ts";
+import { FLAG_POINT_CLEAN, FLAG_SYNC_IN_PROGRESS } from "#model/format/header.ts";
+import type { BarrierRecord } from "#model/format/records.ts";
+import type { Peer } from "#ports/link.ts";
+import type { Log } from "#ports/log.ts";
+import type { GroupProgress } from "#ports/replication.ts";
+import { barrierMember, listBarriers, readBarrier, writeBarrier, type GroupContext } from "./barriers.ts";
+import type { CycleAssembly } from "./cycle-assembly.ts";
+import type { MoverDisk } from "./mover-disk.ts";
+import type { CycleCommit, CycleCommitted, CycleDisk, FramesHead, StreamOpen, StreamOpened } from "./mover-messages.ts";
+import { progressOf, type ProgressFacts } from "./mover-progress.ts";
+import { createTransferRate } from "./transfer-rate.ts";
+
+const OPEN_CYCLES_MAX = 2;
+
+export interface MoverGroup {
+  /** Supersedes the stream before. Throws FENCED, REFUSED, STORE_…, PEER_UNREACHABLE (superseded meanwhile). */
+  open(peer: Peer, request: StreamOpen): Promise<StreamOpened>;
+  /** Frames on `peer` belong to this stream from now on; the lane ends with it. Throws PROTOCOL_INVALID for an old stream. */
+  join(peer: Peer, streamId: string): void;
+  receive(head: FramesHead, payload: Uint8Array): Promise<void>;
+  commit(request: CycleCommit): Promise<CycleCommitted>;
+  /** End the stream, if there is one, and tell its source why. */
+  end(fault: Fault): void;
+  /** Nothing of an ended stream runs any more. */
+  settled(): Promise<void>;
+  progress(): GroupProgress;
+}
+
+export interface MoverGroupSpec {
+  readonly groupId: string;
+  readonly sourceSite: string;
+}
+
+export interface MoverGroupDeps {
+  readonly context: GroupContext;
+  /** Its disks, by id; opened by the stream. */
+  readonly disks: ReadonlyMap<string, MoverDisk>;
+  readonly log: Log;
+  readonly onProgress: () => void;
+  readonly newStreamId: () => string;
+  /** How long a commit waits for records, and for a store that fails, before it says so. */
+  readonly patienceMs: number;
+}
+
+interface Stream {
+  readonly id: string;
+  readonly peers: Set<Peer>;
+  readonly request: StreamOpen;
+  readonly disks: readonly MoverDisk[];
+  readonly cycles: Map<number, Map<string, CycleAssembly>>;
+  readonly ended: AbortController;
+  /** A cycle whose commit was asked for and failed: the source will ask again, and nothing may overtake it. */
+  failedCycle: number;
+}
+
+export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGroup {
+  const { context, log } = deps;
+  const { clock } = context;
+  const rate = createTransferRate();
+  let stream: Stream | undefined;
+  let newestBarrier: BarrierRecord | undefined;
+  let facts: ProgressFacts = { state: "waiting", fault: undefined, reported: new Map(), syncTotalBytes: 0, currentAsOfMs: 0, barrierCommittedAtMs: 0, commits: 0, shippedBytes: 0, backlogBytes: 0, writtenBytes: 0 };
+
+  const tell = (change: Partial<ProgressFacts>): void => {
+    facts = { ...facts, ...change };
+    deps.onProgress();
+  };
+
+  /** Opening and committing, one at a time. */
+  let queue: Promise<unknown> = Promise.resolve();
+  const inTurn = <Result>(work: () => Promise<Result>): Promise<Result> => {
+    const done = queue.then(work);
+    queue = done.catch(() => undefined); // Its caller has the error.
+    return done;
+  };
+
+  const current = (streamId: string): Stream => {
+    if (stream?.id === streamId) return stream;
+    throw new Fault("PROTOCOL_INVALID", `Stream "${streamId}" of group "${spec.groupId}" is over`, { hint: "Open a new stream; what was not acknowledged has to be sent again." });
+  };
+
+  const end = (fault: Fault): void => {
+    const ending = stream;
+    if (!ending) return;
+    stream = undefined;
+    ending.ended.abort(fault);
+    for (const peer of ending.peers) peer.close(fault);
+    const assemblies = [...ending.cycles.values()].flatMap((cycle) => [...cycle.values()]);
+    ending.cycles.clear();
+    for (const assembly of assemblies) assembly.abort(fault);
+    // In turn: a commit on its way still looks into the buffers.
+    void inTurn(() => Promise.all(assemblies.map((assembly) => assembly.release())));
+    deps.onProgress();
+  };
+
+  const fail = (error: unknown): Fault => {
+    if (!isFault(error)) throw error;
+    const fault = asSeenBySource(error);
+    tell({ fault, state: fault.code === "FENCED" ? "fenced" : facts.state });
+    return fault;
+  };
+
+  const openStream = async (peer: Peer, request: StreamOpen): Promise<StreamOpened> => {
+    const disks = request.disks.map(({ diskId, sizeBytes }) => {
+      const disk = deps.disks.get(diskId);
+      if (!disk) throw new Fault("NOT_FOUND", `Disk "${diskId}" was not prepared for group "${spec.groupId}"`, { hint: "Protect the machine again with this disk." });
+      if (disk.sizeBytes === sizeBytes) return disk;
+      throw new Fault("REFUSED", `Disk "${diskId}" has ${sizeBytes} bytes at the source and ${disk.sizeBytes} in the store`, { hint: "A resized disk has to be protected again." });
+    });
+    await Promise.all(disks.map((disk) => disk.open({ site: spec.sourceSite, branch: request.branch })));
+    const barriers = await listBarriers(context);
+    newestBarrier = await newestOf(barriers);
+    const next: Stream = { id: deps.newStreamId(), peers: new Set([peer]), request, disks, cycles: new Map(), ended: new AbortController(), failedCycle: 0 };
+    stream = next;
+    void peer.closed.then(() => {
+      if (stream === next) end(new Fault("PEER_UNREACHABLE", "The link to the process server ended"));
+    });
+    tell({ state: stateNow([...facts.reported.values()]), fault: undefined });
+    log.info("A stream was opened", { streamId: next.id, site: peer.identity.site, branch: request.branch });
+    return {
+      streamId: next.id,
+      barrier: Math.max(barriers.at(-1) ?? 0, ...disks.map((disk) => disk.data.cycle)),
+      disks: disks.map(({ diskId, epoch, data }) => ({ diskId, epoch, seq: data.seq, commitHash: data.commitHash, cycle: data.cycle })),
+    };
+  };
+
+  const stateNow = (remaining: readonly number[]): GroupProgress["state"] => (!newestBarrier || remaining.some((bytes) => bytes > 0) ? "seeding" : "live");
+
+  const newestOf = async (barriers: readonly number[]): Promise<BarrierRecord | undefined> => {
+    const number = barriers.at(-1);
+    return number === undefined ? undefined : readBarrier(context, number);
+  };
+
+  const commitCycle = async (own: Stream, request: CycleCommit): Promise<CycleCommitted> => {
+    own.ended.signal.throwIfAborted();
+    const { cycle } = request;
+    for (const earlier of [...own.cycles.keys()].filter((open) => open < cycle)) {
+      if (earlier === own.failedCycle) throw new Fault("STORE_UNAVAILABLE", `Cycle ${earlier} is not committed yet, and cycle ${cycle} may not overtake it`, { hint: "Commit the cycles in order." });
+      // Requests come in order, so the source has given this one up: what it held goes into a later cycle.
+      log.info("A cycle was given up by its source", { cycle: earlier });
+      await dropCycle(own, earlier);
+    }
+    const giveUpAtMs = clock.monotonic() + deps.patienceMs;
+    const byDisk = request.disks.map((disk) => ({ disk: own.disks.find(({ diskId }) => diskId === disk.diskId), counted: disk }));
+    const withRecords = byDisk.filter(({ counted }) => counted.records > 0);
+    const clean = request.point && request.consistent;
+    // Monotone along every branch of the group, whatever the source's clock does.
+    const cutMs = Math.max(request.cutAtMs, ...own.disks.map((disk) => disk.data.cutAtMs));
+
+    const committed = await settleAll(
+      withRecords.map(async ({ disk, counted }) => {
+        if (!disk) throw new Fault("PROTOCOL_INVALID", `Disk "${counted.diskId}" is not part of the stream`);
+        const position = disk.data.cycle >= cycle ? disk.data : await commitDisk(own, disk, counted);
+        return { diskId: disk.diskId, epoch: position.epoch, seq: position.seq, commitHash: position.commitHash };
+      }),
+    );
+
+    async function commitDisk(own: Stream, disk: MoverDisk, counted: CycleDisk) {
+      const assembly = assemblyOf(own, disk, cycle);
+      await within(deps.patienceMs, assembly.complete(counted.records), () => disk.trouble ?? new Fault("TIMED_OUT", `Cycle ${cycle} of disk "${disk.diskId}" has ${assembly.records} of ${counted.records} records`));
+      const generation = Number(counted.tracker.generation);
+      return disk.commit(assembly, {
+        cutAtMs: cutMs,
+        giveUpAtMs,
+        details: {
+          cycle,
+          cycleDisks: withRecords.length,
+          flags: (clean ? FLAG_POINT_CLEAN : 0) | (counted.syncRemainingBytes > 0 ? FLAG_SYNC_IN_PROGRESS : 0),
+          cutMs,
+          rawCutMs: request.cutAtMs,
+          // A tracker whose generation is not a number is told apart by its boot id alone.
+          tracker: { bootId: counted.tracker.bootId, generation: Number.isSafeInteger(generation) && generation >= 0 ? generation : 0, lostEvents: 0, holdMs: 0 },
+          barrier: { groupId: spec.groupId, groupEpoch: request.streamId === own.id ? own.request.groupEpoch : 0, barrier: cycle, point: clean },
+          sync: { remainingBytes: counted.syncRemainingBytes, totalBytes: request.syncTotalBytes },
+        },
+      });
+    }
+
+    const stands = clean ? await barrierFor(own, { cycle, cutMs, changed: withRecords.length > 0 }) : undefined;
+    await dropCycle(own, cycle);
+    tell({
+      state: stateNow(request.disks.map((disk) => disk.syncRemainingBytes)),
+      fault: undefined,
+      reported: new Map(request.disks.map((disk) => [disk.diskId, disk.syncRemainingBytes])),
+      syncTotalBytes: request.syncTotalBytes,
+      commits: facts.commits + committed.length,
+      backlogBytes: request.backlogBytes,
+      writtenBytes: request.writtenBytes,
+      ...(stands ? { currentAsOfMs: Math.max(facts.currentAsOfMs, request.cutAtMs) } : {}),
+      ...(stands?.barrier === cycle ? { barrierCommittedAtMs: clock.now() } : {}),
+    });
+    return { committed, barrier: stands !== undefined, barrierNumber: stands?.barrier ?? 0, barrierCutAtMs: stands?.cutAtMs ?? 0 };
+  };
+
+  /** The barrier of this cut: the newest one when nothing changed since, else a new one. Undefined when a disk is already past the cycle. */
+  const barrierFor = async (own: Stream, cut: { readonly cycle: number; readonly cutMs: number; readonly changed: boolean }): Promise<BarrierRecord | undefined> => {
+    if (own.disks.some((disk) => disk.data.cycle > cut.cycle)) return undefined;
+    const members = own.disks.map((disk) => barrierMember(disk.diskId, own.request.branch, disk.data));
+    if (!cut.changed && newestBarrier && sameMembers(newestBarrier.members, members)) return newestBarrier;
+    const record: BarrierRecord = { barrier: cut.cycle, groupId: spec.groupId, groupEpoch: own.request.groupEpoch, cutAtMs: cut.cutMs, consistency: "crash", members };
+    await writeBarrier(context, record);
+    newestBarrier = record;
+    return record;
+  };
+
+  const assemblyOf = (own: Stream, disk: MoverDisk, cycle: number): CycleAssembly => {
+    let cycles = own.cycles.get(cycle);
+    if (!cycles) {
+      if (own.cycles.size >= OPEN_CYCLES_MAX) {
+        throw new Fault("PROTOCOL_INVALID", `Cycle ${cycle} of group "${spec.groupId}" begins while ${[...own.cycles.keys()].join(" and ")} are open`, { hint: "Commit or abandon a cycle first." });
+      }
+      cycles = new Map();
+      own.cycles.set(cycle, cycles);
+    }
+    let assembly = cycles.get(disk.diskId);
+    if (!assembly) cycles.set(disk.diskId, (assembly = disk.begin(cycle)));
+    return assembly;
+  };
+
+  const dropCycle = async (own: Stream, cycle: number): Promise<void> => {
+    const assemblies = [...(own.cycles.get(cycle)?.values() ?? [])];
+    own.cycles.delete(cycle);
+    await Promise.all(assemblies.map((assembly) => assembly.release()));
+  };
+
+  return {
+    async open(peer, request) {
+      if (peer.identity.site !== spec.sourceSite || request.sourceSite !== spec.sourceSite) {
+        throw new Fault("PEER_REJECTED", `Group "${spec.groupId}" is replicated from site "${spec.sourceSite}", and "${peer.identity.site}" offers it`);
+      }
+      // Before our turn: a commit of the older stream that waits for records would else keep us waiting.
+      const superseded = new Fault("PEER_UNREACHABLE", `A newer stream of group "${spec.groupId}" was opened`);
+      end(superseded);
+      try {
+        return await inTurn(async () => {
+          end(superseded);
+          return openStream(peer, request);
+        });
+      } catch (error) {
+        throw fail(error);
+      }
+    },
+    join(peer, streamId) {
+      const own = current(streamId);
+      if (peer.identity.site !== spec.sourceSite) throw new Fault("PEER_REJECTED", `Group "${spec.groupId}" is replicated from site "${spec.sourceSite}"`);
+      own.peers.add(peer);
+      void peer.closed.then(() => own.peers.delete(peer));
+    },
+    async receive(head, payload) {
+      const own = current(head.streamId);
+      const disk = own.disks.find(({ diskId }) => diskId === head.diskId);
+      if (!disk) throw new Fault("PROTOCOL_INVALID", `Disk "${head.diskId}" is not part of the stream`);
+      facts = { ...facts, shippedBytes: facts.shippedBytes + payload.length };
+      if (disk.data.cycle >= head.cycle) return; // Sent again after a lost answer; it is committed.
+      const assembly = assemblyOf(own, disk, head.cycle);
+      const before = assembly.sweptBytes;
+      // A store that stays down must not keep the link's messages waiting for ever: the source opens again, and has everything.
+      const late = (): Fault => {
+        const fault = disk.trouble ?? new Fault("STORE_UNAVAILABLE", "Segments could not be stored in time");
+        if (stream === own) end(fault); // Before the payload goes back to its pool: nothing may look into it then.
+        return fault;
+      };
+      await within(2 * deps.patienceMs, assembly.receive(payload), late);
+      rate.add(assembly.sweptBytes - before, clock.monotonic());
+      deps.onProgress();
+    },
+    async commit(request) {
+      const own = current(request.streamId);
+      try {
+        const committed = await inTurn(() => commitCycle(own, request));
+        own.failedCycle = 0;
+        return committed;
+      } catch (error) {
+        own.failedCycle = request.cycle;
+        const fault = fail(error);
+        if (fault.code === "FENCED" || fault.code === "PEER_UNREACHABLE") {
+          // After the answer, which says more than a closed link.
+          setImmediate(() => {
+            if (stream === own) end(fault);
+          });
+        }
+        throw fault;
+      }
+    },
+    end(fault) {
+      tell({ fault, state: fault.code === "FENCED" ? "fenced" : facts.state });
+      end(fault);
+    },
+    settled: () => inTurn(() => Promise.resolve()),
+    progress: () =>
+      progressOf(facts, {
+        groupId: spec.groupId,
+        connected: stream !== undefined,
+        disks: [...deps.disks.values()],
+        newestBarrier,
+        syncBytesPerSecond: rate.perSecond(clock.monotonic()),
+        nowMs: clock.now(),
+      }),
+  };
+}
+
+/** A writer of the same site that came later is no reason for the source to stop: it finds the newer mover by dialling again. */
+function asSeenBySource(fault: Fault): Fault {
+  if (fault.code !== "FENCED" || fault.details["reason"] !== "superseded") return fault;
+  return new Fault("PEER_UNREACHABLE", "Another mover of this site has taken over the group", { details: fault.details, cause: fault });
+}
+
+function sameMembers(a: BarrierRecord["members"], b: BarrierRecord["members"]): boolean {
+  const text = (members: BarrierRecord["members"]): string => JSON.stringify(members.map((member) => [member.diskId, member.branch, member.seq, member.commitHash].join("/")).sort());
+  return text(a) === text(b);
+}
+
+/** All settle before the first error is thrown: nothing of a failed cycle goes on behind its answer. */
+async function settleAll<Value>(work: readonly Promise<Value>[]): Promise<Value[]> {
+  const settled = await Promise.allSettled(work);
+  const rejected = settled.filter((one) => one.status === "rejected");
+  const fenced = rejected.find((one) => isFault(one.reason, "FENCED"));
+  if (fenced ?? rejected[0]) throw (fenced ?? rejected[0])!.reason;
+  return settled.flatMap((one) => (one.status === "fulfilled" ? [one.value] : []));
+}
+
+async function within<Value>(timeoutMs: number, work: Promise<Value>, fault: () => Fault): Promise<Value> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(fault()), timeoutMs);
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
