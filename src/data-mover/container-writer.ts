@@ -32,6 +32,7 @@ import {
   CHAIN_BYTES,
   type Cipher,
   type ContainerHeader,
+  type ContainerKind,
   encodeHeader,
   FOOTER_BYTES,
   HEADER_AUTHENTICATED_BYTES,
@@ -63,7 +64,8 @@ export interface ContainerWriterOptions {
   /** Recycled; from a pool. */
   readonly buffer: Uint8Array;
   /** What `finish` makes of it. A container that fills up before its commit is complete ends as a segment, whatever it was begun as. */
-  readonly kind: "journal" | "segment" | "fence";
+  /** What `finish` makes; `finishSegment` makes a segment of the same frames. */
+  readonly kind: "journal" | "fence";
   readonly cipher: Cipher;
   /** Undefined only with cipher `none`. */
   readonly dataKey: DataKey | undefined;

@@ -125,7 +125,7 @@ test("Finishing again for another slot changes header and index, and leaves the 
 
 test("A commit names the frames of its segments, and needs only their sealed form to do so", () => {
   const containerId = formatContainerId({ role: "writer", term: 1, counter: 5 });
-  const segmentWriter = containerWriter(writerOptions({ kind: "segment", containerId }));
+  const segmentWriter = containerWriter(writerOptions({ containerId }));
   segmentWriter.append(frameOf(0, blockData(0, 64), KIND_SWEEP));
   segmentWriter.append(frameOf(64, blockData(64, 64), KIND_SWEEP));
   const { bytes: segmentBytes, segment } = segmentWriter.finishSegment(PLACE, DETAILS);
@@ -143,6 +143,7 @@ test("A commit names the frames of its segments, and needs only their sealed for
   );
   assert.equal(index.segments[0]!.containerId, containerId);
   const segmentHead = opened(segmentBytes);
+  assert.equal(segmentHead.header.kind, "segment");
   assert.deepEqual(index.segments[0]!.headSha256, new Uint8Array(segmentHead.headSha256));
   assert.deepEqual(readIndex(segmentHead).directories[0], index.directories[1]);
 });
