@@ -7,7 +7,7 @@
  */
 import { Fault, isFault } from "#model/fault.ts";
 import { formatContainerId, parseContainerId } from "#model/format/header.ts";
-import { readNewerClaim } from "./claims.ts";
+import { fencedBy, readHighestClaim, readNewerClaim } from "./claims.ts";
 import { openWriter, type DiskWriter } from "./commit-log.ts";
 import type { ContainerBuffers } from "./container-buffers.ts";
 import { containerWriter, type CommitDetails, type SealedSegment } from "./container-writer.ts";
@@ -67,11 +67,19 @@ export function moverDisk(disk: OpenedDisk, deps: MoverDiskDeps): MoverDisk {
   const ready = async (): Promise<DiskWriter> => {
     if (writer) return writer;
     if (!wanted) throw new RangeError(`Disk "${disk.diskId}" was never opened`);
+    await keyring.refresh(); // The tail may be sealed with a key that another process made.
     const opened = await openWriter(context, { ...wanted, holder: deps.holder, operation: "stream" });
     numbering = { branch: opened.branch, epoch: opened.epoch, writerId: opened.writerId, next: 1 };
     data = opened.data;
     writer = opened;
     return opened;
+  };
+
+  /** A slot that was taken by a newer epoch does not say whose it is; the claims do, and that makes all the difference to the source. */
+  const assertNotMoved = async (): Promise<void> => {
+    const highest = await readHighestClaim(context);
+    if (!wanted || !numbering || (highest.activeSite === wanted.site && highest.branch === wanted.branch)) return;
+    throw fencedBy(context, highest, { ...wanted, epoch: numbering.epoch });
   };
 
   const failed = (fault: Fault): void => {
@@ -170,8 +178,10 @@ export function moverDisk(disk: OpenedDisk, deps: MoverDiskDeps): MoverDisk {
         } catch (error) {
           writer = undefined;
           if (!isFault(error)) throw error;
+          if (error.code === "FENCED") await assertNotMoved();
           failed(error);
-          if (!error.retryable || clock.monotonic() >= request.giveUpAtMs) throw error;
+          // A key that is missing may only be new: whoever took our slot made it.
+          if ((!error.retryable && error.code !== "KEY_MISSING") || clock.monotonic() >= request.giveUpAtMs) throw error;
         }
         await clock.sleep(RETRY_PAUSE_MS);
       }

@@ -17,8 +17,8 @@ export interface MoverStore {
   readonly context: StoreContext;
   /** Open the keys of a disk, once; `create` for a disk that is being prepared. Throws KEY_MISSING, KEY_REJECTED. */
   openDisk(disk: { readonly diskId: string } & DiskShape, options?: { readonly create?: boolean }): Promise<OpenedDisk>;
-  /** Throws RangeError for a disk that is not open. */
-  group(groupId: string): GroupContext;
+  /** Its disks must be open. Learns first the keys that other processes have made since: commits are read with them. */
+  group(groupId: string, diskIds: readonly string[]): Promise<GroupContext>;
 }
 
 export interface OpenedDisk {
@@ -59,12 +59,15 @@ export function openMoverStore(context: StoreContext, options: { readonly storeI
       opening.catch(() => disks.delete(disk.diskId)); // The next call tries again; this one's caller has the error.
       return opening;
     },
-    group: (groupId) =>
-      groupContext(context, groupId, (diskId) => {
+    async group(groupId, diskIds) {
+      const diskOf = (diskId: string): OpenedDisk => {
         const disk = opened.get(diskId);
         if (!disk) throw new RangeError(`Disk "${diskId}" is not open`);
-        return disk.context;
-      }),
+        return disk;
+      };
+      await Promise.all(diskIds.map((diskId) => diskOf(diskId).keyring.refresh()));
+      return groupContext(context, groupId, (diskId) => diskOf(diskId).context);
+    },
   };
 }
 

@@ -80,7 +80,7 @@ export async function startReceiver(options: ReceiverOptions): Promise<Receiver>
       disks.set(disk.diskId, moverDisk(opened, { buffers, uploads, holder, onTrouble }));
     }
     const group: MoverGroup = moverGroup(spec, {
-      context: store.group(spec.groupId),
+      context: await store.group(spec.groupId, [...disks.keys()]),
       disks,
       log: groupLog,
       onProgress: () => report(group, spec.groupId),
