@@ -55,16 +55,17 @@ import { compress } from "./zstd.ts";
 
 /** Buffer of a journal object or a segment; with it no object exceeds 32 MiB unless its index is extraordinarily large. */
 export const CONTAINER_BUFFER_BYTES = 32 << 20;
-const NO_CHAIN = "0".repeat(2 * CHAIN_BYTES);
 
 /** Buffer that is enough for a fence, or any commit without frames and with few extents. */
 export const FENCE_BUFFER_BYTES = 64 << 10;
+
+/** A segment is no commit: it chains to nothing. */
+const NO_CHAIN = "0".repeat(2 * CHAIN_BYTES);
 
 export interface ContainerWriterOptions {
   /** Recycled; from a pool. */
   readonly buffer: Uint8Array;
   /** What `finish` makes of it. A container that fills up before its commit is complete ends as a segment, whatever it was begun as. */
-  /** What `finish` makes; `finishSegment` makes a segment of the same frames. */
   readonly kind: "journal" | "fence";
   readonly cipher: Cipher;
   /** Undefined only with cipher `none`. */
@@ -192,7 +193,7 @@ export function containerWriter(options: ContainerWriterOptions): ContainerWrite
     },
   };
 
-  function seal(kind: ContainerWriterOptions["kind"], place: CommitPlace, details: CommitDetails): SealedContainer {
+  function seal(kind: ContainerKind, place: CommitPlace, details: CommitDetails): SealedContainer {
     bodySha256 ??= bodyHash!.digest();
     bodyHash = undefined;
     const segments = details.segments ?? [];
