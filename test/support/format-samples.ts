@@ -31,19 +31,20 @@ export function seededRandom(seed: string): Random & { below(limit: number): num
   };
 }
 
-/** `blocks` blocks from `block`: every 8 bytes hold the block number and the version, the rest varies with both. */
+/** `blocks` blocks from `block`: every 16 bytes hold block number, version and offset, and a word that varies with all. */
 export function blockData(block: number, blocks: number, version = 1): Buffer {
-  const data = Buffer.allocUnsafe(blocks * BLOCK_SIZE);
-  for (let index = 0; index < blocks; index++) {
-    for (let at = 0; at < BLOCK_SIZE; at += 16) {
-      const start = index * BLOCK_SIZE + at;
-      data.writeUIntLE(block + index, start, 6);
-      data.writeUInt16LE(version % 65536, start + 6);
-      data.writeUInt32LE((Math.imul(block + index + 1, 2654435761) ^ Math.imul(at + version, 40503)) >>> 0, start + 8);
-      data.writeUInt32LE(at, start + 12);
+  const words = new Uint32Array((blocks * BLOCK_SIZE) / 4);
+  let at = 0;
+  for (let number = block; number < block + blocks; number++) {
+    const mixed = Math.imul(number + 1, 2654435761);
+    for (let offset = 0; offset < BLOCK_SIZE; offset += 16) {
+      words[at++] = number;
+      words[at++] = version;
+      words[at++] = mixed ^ Math.imul(offset + version, 40503);
+      words[at++] = offset;
     }
   }
-  return data;
+  return Buffer.from(words.buffer);
 }
 
 export function digestsOf(plain: Uint8Array): Buffer {
