@@ -44,8 +44,10 @@ export interface Activities {
   destroyMachine(input: { readonly site: string; readonly machineId: string }): Promise<void>;
   /** Waits until the machine runs and, where it publishes ports, answers on one. Never a fault for not answering. */
   awaitReady(input: { readonly site: string; readonly machineId: string; readonly timeoutMs: number }): Promise<{ readonly ready: boolean; readonly running: boolean; readonly detail: string }>;
-  /** Machines of that name which the source's hypervisor runs are shut down; others are reported as unknown. */
-  shutdownMachines(input: { readonly site: string; readonly names: readonly string[]; readonly timeoutMs: number }): Promise<readonly ShutMachine[]>;
+  /** Machines of those names as a site's hypervisor knows them; `unknown`: it has none. */
+  findMachines(input: { readonly site: string; readonly names: readonly string[] }): Promise<readonly FoundMachine[]>;
+  /** Ask the guests to shut down, beside each other. Those that still run after `timeoutMs` are named, not powered off. */
+  shutdownMachines(input: { readonly site: string; readonly machineIds: readonly string[]; readonly timeoutMs: number }): Promise<{ readonly stillRunning: readonly string[] }>;
   startMachines(input: { readonly site: string; readonly machineIds: readonly string[] }): Promise<void>;
   /** Everything that an operation made at a site: its machines destroyed, its export closed. */
   removeOperation(input: { readonly site: string; readonly operationId: string; readonly discard: boolean }): Promise<{ readonly machines: number }>;
@@ -138,10 +140,8 @@ export interface CreateMachineInput {
   readonly network: MachineNetwork;
 }
 
-export interface ShutMachine {
+export interface FoundMachine {
   readonly name: string;
-  /** `unknown`: that site's hypervisor has no machine of this name. */
-  readonly outcome: "shut-down" | "was-off" | "unknown" | "still-running";
   readonly machineId?: string;
-  readonly detail?: string;
+  readonly power: "off" | "running" | "paused" | "unknown";
 }

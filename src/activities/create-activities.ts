@@ -8,7 +8,7 @@ import type { RecoveryPoint, ReplicationOrder } from "#ports/replication.ts";
 import { selectPoint } from "#model/point-selector.ts";
 import type { Activities } from "./contract.ts";
 import { beating, translating } from "./faults.ts";
-import { awaitReady, awaitTaps, awaitWorkflowEnd, shutdownMachines } from "./waits.ts";
+import { awaitReady, awaitTaps, awaitWorkflowEnd, findMachines, shutdownMachines } from "./waits.ts";
 import { watchGroup, watchReplica } from "./watch.ts";
 
 export interface ActivityDependencies {
@@ -46,6 +46,7 @@ export function createActivities(dependencies: ActivityDependencies): Activities
     startMachine: beating(async ({ site, machineId }) => await hypervisor(site).start(machineId)),
     destroyMachine: beating(async ({ site, machineId }) => await absentIsFine(hypervisor(site).destroy(machineId))),
     awaitReady: beating(async (input) => await awaitReady(hypervisor(input.site), answers, clock, input)),
+    findMachines: beating(async ({ site, names }) => await findMachines(hypervisor(site), names)),
     shutdownMachines: beating(async (input) => await shutdownMachines(hypervisor(input.site), input)),
     startMachines: beating(async ({ site, machineIds }) => {
       for (const machineId of machineIds) await hypervisor(site).start(machineId);

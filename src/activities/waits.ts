@@ -5,7 +5,7 @@ import type { Clock } from "#ports/clock.ts";
 import type { Hypervisor, Machine } from "#ports/hypervisor.ts";
 import type { ProcessServer } from "#ports/process-server.ts";
 import type { DiskReport } from "#ports/replication.ts";
-import type { Activities, ShutMachine } from "./contract.ts";
+import type { Activities, FoundMachine } from "./contract.ts";
 
 const POLL_MS = 500;
 const READY_POLL_MS = 200;
@@ -64,21 +64,28 @@ export async function awaitReady(
   }
 }
 
-export async function shutdownMachines(hypervisor: Hypervisor, input: Parameters<Activities["shutdownMachines"]>[0]): Promise<readonly ShutMachine[]> {
+export async function findMachines(hypervisor: Hypervisor, names: readonly string[]): Promise<readonly FoundMachine[]> {
   const machines = await hypervisor.list();
-  return await Promise.all(input.names.map(async (name): Promise<ShutMachine> => {
+  return names.map((name): FoundMachine => {
     const found = machines.filter((machine) => machine.name === name);
     const machine = found.find((one) => one.power !== "off") ?? found.at(-1);
-    if (machine === undefined) return { name, outcome: "unknown" };
-    if (machine.power === "off") return { name, outcome: "was-off", machineId: machine.id };
-    try {
-      await hypervisor.shutdown(machine.id, { timeoutMs: input.timeoutMs });
-      return { name, outcome: "shut-down", machineId: machine.id };
-    } catch (error) {
-      if (!isFault(error, "TIMED_OUT")) throw error;
-      return { name, outcome: "still-running", machineId: machine.id, detail: error.message };
-    }
-  }));
+    return machine === undefined ? { name, power: "unknown" } : { name, machineId: machine.id, power: machine.power };
+  });
+}
+
+export async function shutdownMachines(hypervisor: Hypervisor, input: Parameters<Activities["shutdownMachines"]>[0]): Promise<{ readonly stillRunning: readonly string[] }> {
+  const stillRunning = await Promise.all(
+    input.machineIds.map(async (machineId) => {
+      try {
+        await hypervisor.shutdown(machineId, { timeoutMs: input.timeoutMs });
+        return undefined;
+      } catch (error) {
+        if (!isFault(error, "TIMED_OUT")) throw error;
+        return machineId;
+      }
+    }),
+  );
+  return { stillRunning: stillRunning.filter((machineId) => machineId !== undefined) };
 }
 
 export async function awaitWorkflowEnd(isOpen: (workflowId: string, runId: string) => Promise<boolean>, clock: Clock, input: { readonly workflowId: string; readonly runId: string }): Promise<{ readonly closed: boolean }> {

@@ -33,6 +33,8 @@ export const WORKFLOWS = {
 export interface GroupStart {
   readonly groupId: string;
   readonly state?: unknown;
+  /** Shorter than usual, for tests: length of a window, windows in one run, how long to wait for machines to answer. */
+  readonly limits?: { readonly windowMs?: number; readonly windowsPerRun?: number; readonly answerMs?: number };
 }
 
 /** The one line that says what a group's workflow is; given as `staticSummary` when it is started. */

@@ -1,0 +1,247 @@
+/**
+ * The state of a protection group: what its entity workflow carries from run to run. Its only writer is that workflow.
+ *
+ * Invariants:
+ * - plain JSON with a version; a run that gets a version it does not know stops (a bug in the deployment), it never guesses;
+ * - `results` remembers the answers of the last 200 operations: an update id deduplicates within one run only, this does it for ever;
+ * - `order.version` only grows; whoever wants to change the order takes the next number synchronously.
+ */
+import { allowedOperations, CONDITIONS, type GroupCondition, type GroupFacts } from "#model/group-phase.ts";
+import { assessHealth, healthLevel, isRpoBreach, type HealthFacts } from "#model/health.ts";
+import type { ExportStatus, GroupDisk } from "#ports/master-target.ts";
+import type { GroupProgress, ReplicationOrder } from "#ports/replication.ts";
+import type { FaultJson } from "#model/fault.ts";
+import type { GroupPhase, GroupState, OperationState, OperationStarted, ProtectedMachine, ProtectRequest, ReplicationPolicy } from "./messages.ts";
+
+export const RECORD_VERSION = 1;
+const RESULTS_MAX = 200;
+const OPERATIONS_MAX = 20;
+
+export interface GroupRecord {
+  version: typeof RECORD_VERSION;
+  groupId: string;
+  name: string;
+  policy: ReplicationPolicy;
+  sourceSite: string;
+  targetSite: string;
+  activeSite: string;
+  machines: readonly ProtectedMachine[];
+  phase: GroupPhase;
+  phaseBefore: GroupPhase;
+  conditions: readonly string[];
+  epoch: number;
+  branch: string;
+  /** The operation that protected it: prepares the group again under the same id if the target forgot it. */
+  protectOperationId: string;
+  target: { host: string; port: number };
+  order: { version: number; state: ReplicationOrder["state"] };
+  /** The order must be sent once more before watching goes on. */
+  orderDue?: boolean;
+  cursor: string;
+  progress?: GroupProgress;
+  observedAtMs: number;
+  syncMovedAtMs: number;
+  targetFault?: FaultJson;
+  /** The failover whose machines run at the target. */
+  replica?: ReplicaRecord;
+  test?: { operationId: string; workflowId: string };
+  operations: readonly OperationState[];
+  results: readonly RememberedResult[];
+  /** What lists were told last: attributes are changed only with it. */
+  shown: string;
+}
+
+export interface ReplicaRecord {
+  operationId: string;
+  pointId: string;
+  machines: readonly { readonly name: string; readonly machineId: string }[];
+  export?: ExportStatus;
+  machinesOff: readonly string[];
+  uncommittedSinceMs: number;
+  fault?: FaultJson;
+}
+
+export interface RememberedResult {
+  readonly id: string;
+  readonly result: unknown;
+}
+
+export function emptyRecord(groupId: string): GroupRecord {
+  return {
+    version: RECORD_VERSION,
+    groupId,
+    name: groupId,
+    policy: { intervalMs: 0, rpoThresholdMs: 0, compressAt: "agent" },
+    sourceSite: "",
+    targetSite: "",
+    activeSite: "",
+    machines: [],
+    phase: "unprotected",
+    phaseBefore: "unprotected",
+    conditions: [],
+    epoch: 0,
+    branch: "",
+    protectOperationId: "",
+    target: { host: "", port: 0 },
+    order: { version: 0, state: "stopped" },
+    cursor: "",
+    observedAtMs: 0,
+    syncMovedAtMs: 0,
+    operations: [],
+    results: [],
+    shown: "",
+  };
+}
+
+/** What continue-as-new carried. Throws RangeError for another version: this code must not run that group. */
+export function restoredRecord(state: unknown): GroupRecord {
+  const { version } = state as { readonly version?: unknown };
+  if (version !== RECORD_VERSION) throw new RangeError(`Group record of version ${JSON.stringify(version)}, this code knows ${RECORD_VERSION}`);
+  return state as GroupRecord;
+}
+
+export function takeRequest(record: GroupRecord, request: ProtectRequest, nowMs: number): void {
+  record.name = request.name;
+  record.policy = request.policy;
+  record.sourceSite = request.sourceSite;
+  record.targetSite = request.targetSite;
+  record.activeSite = request.sourceSite;
+  record.machines = request.machines;
+  record.protectOperationId = request.operationId;
+  record.syncMovedAtMs = nowMs;
+}
+
+export function resultOf<T>(record: GroupRecord, operationId: string): T | undefined {
+  return record.results.find((one) => one.id === operationId)?.result as T | undefined;
+}
+
+export function remember<T>(record: GroupRecord, operationId: string, result: T): T {
+  record.results = [...record.results.filter((one) => one.id !== operationId), { id: operationId, result }].slice(-RESULTS_MAX);
+  return result;
+}
+
+export function started(record: GroupRecord, operationId: string, workflowId: string, epoch = record.epoch): OperationStarted {
+  return remember(record, operationId, { operationId, workflowId, epoch });
+}
+
+/** Insert or replace; running operations are never dropped. */
+export function putOperation(record: GroupRecord, operation: OperationState): void {
+  const others = record.operations.filter((one) => one.operationId !== operation.operationId);
+  const all = [...others, operation];
+  const surplus = all.length - OPERATIONS_MAX;
+  let dropped = 0;
+  record.operations = surplus <= 0 ? all : all.filter((one) => one.state === "running" || dropped++ >= surplus);
+}
+
+export function operationOf(record: GroupRecord, operationId: string): OperationState | undefined {
+  return record.operations.find((one) => one.operationId === operationId);
+}
+
+export function hasCondition(record: GroupRecord, condition: GroupCondition): boolean {
+  return record.conditions.includes(condition);
+}
+
+export function setCondition(record: GroupRecord, condition: GroupCondition, on: boolean): void {
+  const others = record.conditions.filter((one) => one !== condition);
+  record.conditions = on ? [...others, condition] : others;
+}
+
+/** The order as it would be sent now, with the next version; the version is taken at once. */
+export function nextOrder(record: GroupRecord, state: ReplicationOrder["state"]): ReplicationOrder {
+  record.order = { version: record.order.version + 1, state };
+  return currentOrder(record);
+}
+
+export function currentOrder(record: GroupRecord): ReplicationOrder {
+  return {
+    groupId: record.groupId,
+    groupName: record.name,
+    version: record.order.version,
+    state: record.order.state,
+    branch: record.branch,
+    groupEpoch: record.epoch,
+    sourceSite: record.sourceSite,
+    target: { site: record.targetSite, host: record.target.host, port: record.target.port },
+    intervalMs: record.policy.intervalMs,
+    compressAt: record.policy.compressAt,
+    members: record.machines.map((machine) => ({
+      machine: machine.name,
+      disks: machine.disks.map(({ diskId, source, bootIndex }) => ({ diskId, source, ...(bootIndex === undefined ? {} : { bootIndex }) })),
+    })),
+  };
+}
+
+export function groupDisks(record: GroupRecord): readonly GroupDisk[] {
+  return record.machines.flatMap((machine) =>
+    machine.disks.map(({ diskId, sizeBytes, sectorBytes, bootIndex }) => ({ diskId, machine: machine.name, sizeBytes, sectorBytes, ...(bootIndex === undefined ? {} : { bootIndex }) })),
+  );
+}
+
+export function takeProgress(record: GroupRecord, progress: GroupProgress, cursor: string, nowMs: number): void {
+  const remaining = (of: GroupProgress | undefined): number => (of === undefined ? Infinity : of.disks.reduce((sum, disk) => sum + disk.syncRemainingBytes, 0));
+  if (remaining(progress) < remaining(record.progress)) record.syncMovedAtMs = nowMs;
+  record.progress = progress;
+  record.cursor = cursor;
+  record.observedAtMs = nowMs;
+  delete record.targetFault;
+}
+
+export function factsOf(record: GroupRecord): GroupFacts {
+  return {
+    name: record.name,
+    phase: record.phase,
+    conditions: record.conditions,
+    hasPoint: (record.progress?.barrier ?? 0) > 0,
+    sourceConnected: record.targetFault === undefined ? record.progress?.connected : undefined,
+  };
+}
+
+export function healthFactsOf(record: GroupRecord, nowMs: number): HealthFacts {
+  const { progress, targetFault, replica } = record;
+  return {
+    name: record.name,
+    phase: record.phase,
+    conditions: record.conditions,
+    sourceSite: record.sourceSite,
+    targetSite: record.targetSite,
+    nowMs,
+    rpoThresholdMs: record.policy.rpoThresholdMs,
+    syncMovedAtMs: record.syncMovedAtMs,
+    ...(progress === undefined ? {} : { progress }),
+    ...(targetFault === undefined ? {} : { targetFault }),
+    ...(replica === undefined ? {} : { replica: { uncommittedSinceMs: replica.uncommittedSinceMs, machinesOff: replica.machinesOff, ...(replica.fault === undefined ? {} : { fault: replica.fault }) } }),
+  };
+}
+
+/** The answer of the `state` query. Health is as of the last observation: between two of them nothing new is known. */
+export function stateOf(record: GroupRecord): GroupState {
+  const health = assessHealth(healthFactsOf(record, record.observedAtMs));
+  return {
+    groupId: record.groupId,
+    name: record.name,
+    phase: record.phase,
+    conditions: record.conditions,
+    health,
+    healthLevel: healthLevel(health),
+    sourceSite: record.sourceSite,
+    targetSite: record.targetSite,
+    activeSite: record.activeSite,
+    epoch: record.epoch,
+    branch: record.branch,
+    policy: record.policy,
+    machines: record.machines,
+    progress: record.progress,
+    operations: record.operations.toReversed(),
+    allowedOperations: allowedOperations(factsOf(record)),
+    observedAtMs: record.observedAtMs,
+    orderVersion: record.order.version,
+    ...(record.replica?.export === undefined ? {} : { replica: record.replica.export }),
+  };
+}
+
+export function rpoBreached(record: GroupRecord, nowMs: number): boolean {
+  return isRpoBreach(assessHealth(healthFactsOf(record, nowMs)));
+}
+
+/** Conditions that belong to one failover and end with the next move. */
+export const FAILOVER_CONDITIONS: readonly GroupCondition[] = [CONDITIONS.partial, CONDITIONS.notAnswering, CONDITIONS.sourceMayRun, CONDITIONS.sourceFenced];

@@ -1,0 +1,240 @@
+/**
+ * What people ask of a group: validators and handlers of its updates.
+ *
+ * Invariants:
+ * - validators are synchronous and change nothing; a repeat of a known operation always passes them, whatever the phase is by now;
+ * - a handler looks its operation id up first, and settles all that others could decide on (phase, order version, memory of the
+ *   answer) before its first await;
+ * - after an await a handler looks again: a failover may have begun.
+ */
+import { setHandler, defineUpdate } from "@temporalio/workflow";
+import { CONDITIONS, nextPhase, refusalOf, type GroupOperation, type MoveOptions } from "#model/group-phase.ts";
+import { Fault } from "#model/fault.ts";
+import { act, PRIORITY } from "./act.ts";
+import { failureOf, faultOf } from "./failures.ts";
+import { beginCleanup, beginFailover, beginTest, childWorkflowId, applyLoss, preemptTest } from "./group-children.ts";
+import { factsOf, hasCondition, nextOrder, putOperation, remember, resultOf, setCondition, started, takeRequest, type GroupRecord } from "./group-record.ts";
+import { putOrder } from "./group-protect.ts";
+import { groupWorkflowId, UPDATES, type BookmarkRequest, type FailoverRequest, type Operation, type OperationDone, type ProtectRequest, type TestCleanupRequest, type TestFailoverRequest, type UpdateResults } from "./messages.ts";
+import { runOperation } from "./runbook.ts";
+import { protectFault } from "./protect-request.ts";
+import { now } from "./workflow-time.ts";
+
+const BOOKMARK_MS = 60_000;
+const LEASE_MS_MIN = 1_000;
+
+/** What handlers share with the group's main loop. */
+export interface Group {
+  readonly record: GroupRecord;
+  /** Set when this run must end soon and updates keep it from it. */
+  draining: boolean;
+  /** The replica is being given back to its source: no failover may slip in between. */
+  givingBack: boolean;
+  /** For tests; see GroupStart. */
+  readonly answerMs: number | undefined;
+  /** Wake the main loop: what it waits for no longer holds. */
+  interrupt(): void;
+  /** Show the record as it is now. */
+  show(): void;
+}
+
+export function handleUpdates(group: Group): void {
+  const { record } = group;
+  const { groupId } = record;
+  const workflowId = groupWorkflowId(groupId);
+
+  on<ProtectRequest, "protect">(group, "protect", {
+    operation: "protect",
+    check: (request) => protectFault(request, groupId),
+    handle: async (request) => {
+      takeRequest(record, request, now());
+      record.phase = nextPhase(record.phase, "protect");
+      putOperation(record, { operationId: request.operationId, kind: "protect", workflowId, groupId, by: request.by, state: "running", startedAtMs: now(), waitsFor: "its first step", steps: [] });
+      group.interrupt();
+      return started(record, request.operationId, workflowId);
+    },
+  });
+
+  on<Operation, "unprotect">(group, "unprotect", {
+    operation: "unprotect",
+    handle: async (request) => {
+      setCondition(record, CONDITIONS.unprotecting, true);
+      putOperation(record, { operationId: request.operationId, kind: "unprotect", workflowId, groupId, by: request.by, state: "running", startedAtMs: now(), waitsFor: "its first step", steps: [] });
+      group.interrupt();
+      return started(record, request.operationId, workflowId);
+    },
+  });
+
+  on<Operation, "pause">(group, "pause", {
+    operation: "pause",
+    handle: async (request) => {
+      // The version is taken now; a failover that begins meanwhile takes a higher one, and this order is then ignored.
+      await putOrder(nextOrder(record, "paused"), record.targetSite, "pause replication");
+      if (record.phase === "protected") setCondition(record, CONDITIONS.paused, true);
+      return done(record, request);
+    },
+  });
+
+  on<Operation, "resume">(group, "resume", {
+    operation: "resume",
+    handle: async (request) => {
+      if (hasCondition(record, CONDITIONS.sourceFenced)) await giveBack(group, request);
+      await putOrder(nextOrder(record, "active"), record.targetSite, "resume replication");
+      if (record.phase === "protected") setCondition(record, CONDITIONS.paused, false);
+      group.interrupt();
+      return done(record, request);
+    },
+  });
+
+  on<BookmarkRequest, "bookmark">(group, "bookmark", {
+    operation: "bookmark",
+    check: (request) => (request.name === "" ? new Fault("USAGE", `Name "${request.name}" is empty, expected a name for the bookmark`) : undefined),
+    handle: async (request) => await bookmark(group, request),
+  });
+
+  on<FailoverRequest, "failover">(group, "failover", {
+    operation: (request) => (request.mode === "planned" ? "planned-failover" : "failover"),
+    options: (request) => ({ sourceLost: request.sourceLost }),
+    check: (request) => failoverFault(group, request),
+    handle: async (request) => {
+      const child = childWorkflowId(groupId, "failover", request.operationId);
+      const answer = started(record, request.operationId, child, record.epoch + 1);
+      const beginning = beginFailover(record, request, child, group.answerMs, () => {
+        applyLoss(record, request.operationId);
+        group.show();
+      });
+      group.interrupt();
+      try {
+        await beginning;
+      } catch (error) {
+        applyLoss(record, request.operationId);
+        throw error;
+      }
+      await preemptTest(record);
+      return answer;
+    },
+  });
+
+  on<TestFailoverRequest, "testFailoverStart">(group, "testFailoverStart", {
+    operation: "test-failover",
+    check: (request) => (request.leaseMs >= LEASE_MS_MIN ? undefined : new Fault("USAGE", `Lease of ${request.leaseMs} ms, expected at least ${LEASE_MS_MIN}`)),
+    handle: async (request) => {
+      const child = childWorkflowId(groupId, "test", request.operationId);
+      const answer = started(record, request.operationId, child);
+      await beginTest(record, request, child, group.answerMs);
+      return answer;
+    },
+  });
+
+  on<TestCleanupRequest, "testFailoverCleanup">(group, "testFailoverCleanup", {
+    operation: "test-failover-cleanup",
+    check: (request) =>
+      record.test?.operationId === request.testOperationId
+        ? undefined
+        : new Fault("NOT_FOUND", `Group "${record.name}" has no test failover "${request.testOperationId}"`, { hint: `There is ${record.test === undefined ? "none" : `"${record.test.operationId}"`}` }),
+    handle: async (request) => {
+      const answer = started(record, request.operationId, record.test?.workflowId ?? workflowId);
+      await beginCleanup(record, request);
+      return answer;
+    },
+  });
+}
+
+interface UpdateRule<Request extends Operation, Name extends keyof UpdateResults> {
+  readonly operation: GroupOperation | ((request: Request) => GroupOperation);
+  readonly options?: (request: Request) => MoveOptions;
+  /** What is wrong with the request itself. */
+  readonly check?: (request: Request) => Fault | undefined;
+  readonly handle: (request: Request) => Promise<UpdateResults[Name]>;
+}
+
+function on<Request extends Operation, Name extends keyof UpdateResults>(group: Group, name: Name, rule: UpdateRule<Request, Name>): void {
+  const { record } = group;
+  setHandler(
+    defineUpdate<UpdateResults[Name], [Request]>(UPDATES[name]),
+    async (request) => {
+      const known = resultOf<UpdateResults[Name]>(record, request.operationId);
+      if (known !== undefined) return known;
+      try {
+        return await rule.handle(request);
+      } catch (error) {
+        throw failureOf(faultOf(error));
+      } finally {
+        group.show();
+      }
+    },
+    {
+      validator: (request) => {
+        if (resultOf(record, request.operationId) !== undefined) return;
+        if (group.draining) throw failureOf(new Fault("DRAINING", "The group is about to start a new run of its workflow", { hint: "Send the same request again" }));
+        const operation = typeof rule.operation === "string" ? rule.operation : rule.operation(request);
+        const refusal = refusalOf(factsOf(record), operation, rule.options?.(request));
+        if (refusal !== undefined) throw failureOf(new Fault("REFUSED", refusal.message, { hint: refusal.hint, details: { phase: record.phase } }));
+        const fault = rule.check?.(request);
+        if (fault !== undefined) throw failureOf(fault);
+      },
+    },
+  );
+}
+
+function done(record: GroupRecord, request: Operation): OperationDone {
+  return remember(record, request.operationId, { operationId: request.operationId, doneAtMs: now() });
+}
+
+function failoverFault(group: Group, request: FailoverRequest): Fault | undefined {
+  if (group.givingBack) return new Fault("REFUSED", "The replica is being given back to its source", { hint: "Repeat the command in a moment" });
+  if (request.mode === "planned" && request.point !== "latest") return new Fault("USAGE", `A planned failover takes the final cut, not point "${request.point}"`, { hint: "Leave out --point, or leave out --planned" });
+  if (request.mode === "planned" && request.sourceLost) return new Fault("USAGE", "A planned failover needs its source, a lost one cannot take part", { hint: "Leave out --planned or --source-lost" });
+  return undefined;
+}
+
+/** A failover failed after the fence and nothing runs at the target: the source may go on where it was. */
+async function giveBack(group: Group, request: Operation): Promise<void> {
+  const { record } = group;
+  group.givingBack = true;
+  try {
+    const back = await act(
+      "fence",
+      { site: record.targetSite, groupId: record.groupId, operationId: request.operationId, activeSite: record.sourceSite },
+      { at: record.targetSite, summary: `give the replica back to ${record.sourceSite}`, priority: PRIORITY.failover },
+    );
+    record.epoch = back.groupEpoch;
+    setCondition(record, CONDITIONS.sourceFenced, false);
+  } finally {
+    group.givingBack = false;
+  }
+}
+
+async function bookmark(group: Group, request: BookmarkRequest): Promise<UpdateResults["bookmark"]> {
+  const { record } = group;
+  const { groupId, sourceSite, targetSite } = record;
+  const { operationId, name } = request;
+  let point: UpdateResults["bookmark"] | undefined;
+  const { operation } = await runOperation(
+    { operationId, kind: "bookmark", workflowId: groupWorkflowId(groupId), groupId, by: request.by },
+    ["cut", "keep"],
+    (state) => {
+      putOperation(record, state);
+      group.show();
+    },
+    async (run) => {
+      const cut = await run.step("cut", async () => await act("cutNow", { site: sourceSite, groupId, operationId, timeoutMs: BOOKMARK_MS }, { at: targetSite, summary: `cut for bookmark ${name}`, budgetMs: BOOKMARK_MS + 10_000 }), {
+        waitsFor: "a cut to be committed at the target",
+        budgetMs: BOOKMARK_MS,
+      });
+      point = await run.step("keep", async () => await act("bookmark", { site: targetSite, groupId, operationId, barrier: cut.barrier, name }, { at: targetSite, summary: `keep barrier ${cut.barrier} as ${name}` }));
+    },
+  );
+  if (point !== undefined) return rememberPoint(record, operationId, point);
+  const { code, message, hint } = operation.fault ?? { code: "OPERATION_FAILED", message: "The bookmark failed", hint: undefined };
+  throw new Fault(code as Fault["code"], message, hint === undefined ? {} : { hint });
+}
+
+/**
+ * A point names all its members, so it is remembered only while it is small: the memory of a group must stay bounded. A repeat of a
+ * large one asks again, under the same operation id, and finds the same cut and the same bookmark.
+ */
+function rememberPoint(record: GroupRecord, operationId: string, point: UpdateResults["bookmark"]): UpdateResults["bookmark"] {
+  return point.members.length > 16 ? point : remember(record, operationId, point);
+}
+

@@ -1,0 +1,139 @@
+/**
+ * Windows: a group that is protected, or failed over, is watched by one activity that spans many cycles.
+ *
+ * A window ends at its time, or early when something changed that a person must know. Every await here may be interrupted by a
+ * command; what is decided after one is decided from the record as it is then.
+ */
+import { isCancellation, sleep } from "@temporalio/workflow";
+import { CONDITIONS } from "#model/group-phase.ts";
+import { duration } from "#model/health.ts";
+import type { WatchResult } from "../activities/contract.ts";
+import { act, PRIORITY } from "./act.ts";
+import { faultOf } from "./failures.ts";
+import { orderAgainIfMoved, putOrder } from "./group-protect.ts";
+import { currentOrder, hasCondition, rpoBreached, takeProgress, type ReplicaRecord } from "./group-record.ts";
+import type { Group } from "./group-updates.ts";
+import { now } from "./workflow-time.ts";
+
+const WINDOW_MS_MAX = 60_000;
+const WINDOW_CYCLES = 12;
+/** While the source is away, windows are shorter: each ends with a look at whether the target still knows the group. */
+const AWAY_WINDOW_MS = 15_000;
+const FENCED_PAUSE_MS = 60_000;
+const UNREACHABLE_PAUSE_MS = 5_000;
+/** Between two windows that ended early at once: a connection that flaps must not flood the history. */
+const FLAP_PAUSE_MS = 1_000;
+
+export async function watchProtected(group: Group, windowMs: number | undefined): Promise<void> {
+  const { record } = group;
+  if (record.orderDue === true) await sendOrderAgain(group);
+  if (hasCondition(record, CONDITIONS.sourceFenced)) {
+    // Nothing is replicated, so nothing can be watched. A command ends this wait.
+    await sleep(FENCED_PAUSE_MS, { summary: "fenced: waits for a person" });
+    return;
+  }
+  const begunAtMs = now();
+  const { progress } = record;
+  const usual = windowMs ?? Math.min(WINDOW_MS_MAX, WINDOW_CYCLES * record.policy.intervalMs);
+  const length = progress?.connected === false ? Math.min(usual, AWAY_WINDOW_MS) : usual;
+  const result: WatchResult = await act(
+    "watchGroup",
+    {
+      site: record.targetSite,
+      groupId: record.groupId,
+      cursor: record.cursor,
+      windowMs: length,
+      known: { state: progress?.state ?? "", connected: progress?.connected ?? false, faultCode: progress?.fault?.code ?? "", rpoBreached: rpoBreached(record, begunAtMs) },
+      rpoThresholdMs: record.policy.rpoThresholdMs,
+      until: "window",
+    },
+    { at: record.targetSite, summary: `watch deltas for ${duration(length)}`, priority: PRIORITY.watch },
+  );
+  if (result.progress !== undefined) takeProgress(record, result.progress, result.cursor, now());
+  if (result.endedBy === "unreachable" && result.fault !== undefined) {
+    record.targetFault = result.fault;
+    record.observedAtMs = now();
+    group.show();
+    if (result.fault.code === "NOT_FOUND") await repair(group);
+    await sleep(UNREACHABLE_PAUSE_MS, { summary: `the master target cannot be asked: ${result.fault.code}` });
+  } else if (result.endedBy === "window" && record.progress?.connected === false) {
+    await repair(group);
+  } else if (result.endedBy === "changed" && now() - begunAtMs < FLAP_PAUSE_MS) {
+    group.show();
+    await sleep(FLAP_PAUSE_MS, { summary: "several changes at once" });
+  }
+}
+
+/** The target may have forgotten the group, or listen elsewhere, after a restart. */
+async function repair(group: Group): Promise<void> {
+  await tolerating(group, async () => await orderAgainIfMoved(group.record));
+}
+
+async function sendOrderAgain(group: Group): Promise<void> {
+  await tolerating(group, async () => {
+    await putOrder(currentOrder(group.record), group.record.targetSite, "send the order again");
+    group.record.orderDue = false;
+  });
+}
+
+/** What fails here is shown and tried again in the next window. */
+async function tolerating(group: Group, work: () => Promise<void>): Promise<void> {
+  try {
+    await work();
+  } catch (error) {
+    if (isCancellation(error)) throw error;
+    group.record.targetFault = faultOf(error).toJSON();
+    group.show();
+  }
+}
+
+export async function watchReplicaWindow(group: Group, windowMs: number | undefined): Promise<void> {
+  const { record } = group;
+  const { replica } = record;
+  if (replica === undefined) throw new RangeError("Failed over without a replica");
+  const length = windowMs ?? WINDOW_MS_MAX;
+  const result = await act(
+    "watchReplica",
+    {
+      site: record.targetSite,
+      operationId: replica.operationId,
+      machines: replica.machines,
+      windowMs: length,
+      known: { machinesOff: replica.machinesOff, faultCode: replica.fault?.code ?? "" },
+      uncommittedSinceMs: replica.uncommittedSinceMs,
+      writtenBytes: replica.export?.writtenBytes ?? 0,
+      barrier: replica.export?.barrier ?? 0,
+    },
+    { at: record.targetSite, summary: `watch replica machines for ${duration(length)}`, priority: PRIORITY.watch },
+  );
+  const wasAway = replica.fault !== undefined;
+  const { fault: _fault, ...rest } = replica;
+  const next: ReplicaRecord = {
+    ...rest,
+    machinesOff: result.machinesOff,
+    uncommittedSinceMs: result.uncommittedSinceMs,
+    ...(result.export === undefined ? {} : { export: result.export }),
+    ...(result.fault === undefined ? {} : { fault: result.fault }),
+  };
+  record.replica = next;
+  record.observedAtMs = now();
+  group.show();
+  // A machine that goes off by itself was told to by somebody. One that is off after its master target was away died with it.
+  if (result.fault?.code === "NOT_FOUND" || (wasAway && result.machinesOff.length > 0)) await bringBack(group, next);
+  if (result.fault !== undefined) await sleep(UNREACHABLE_PAUSE_MS, { summary: `the replica cannot be seen: ${result.fault.code}` });
+}
+
+/** Open the disks again on the same branch and start the machines; both find what is still there. */
+async function bringBack(group: Group, replica: ReplicaRecord): Promise<void> {
+  const { record } = group;
+  const at = { at: record.targetSite, priority: PRIORITY.failover };
+  try {
+    await act("openExport", { site: record.targetSite, groupId: record.groupId, operationId: replica.operationId, point: replica.pointId, mode: "read-write" }, { ...at, summary: "open the disks again" });
+    for (const { name, machineId } of replica.machines) await act("startMachine", { site: record.targetSite, machineId }, { ...at, summary: `start machine ${name} again` });
+  } catch (error) {
+    if (isCancellation(error)) throw error;
+    record.replica = { ...replica, fault: faultOf(error).toJSON() };
+    group.show();
+  }
+}
+

@@ -1,0 +1,187 @@
+/**
+ * The entity of a protection group: the only writer of its state, for as long as it is protected.
+ *
+ * ```
+ *  protect ─► seeding: runbook, with the initial sync as child
+ *               │
+ *               ▼
+ *  protected: windows of watching, one activity each ◄──┐
+ *               │ failover                              │ undone
+ *               ▼                                       │
+ *  failing over: waits for the report of its child ─────┘
+ *               │ booted
+ *               ▼
+ *  failed over: windows of watching the replica machines
+ * ```
+ *
+ * Invariants:
+ * - what a group may do is decided in #model/group-phase.ts, how well it is in #model/health.ts; here is only order and waiting;
+ * - it starts a new run when the server suggests it or after 100 windows, only between two windows, only with all handlers finished,
+ *   and never while a child of this run must report: while seeding (that child would be terminated) and while failing over;
+ * - a cancellation from outside ends a protect that is still seeding, nothing else: ending protection is "unprotect".
+ *
+ * Source: docs/orchestration.md.
+ */
+import { allHandlersFinished, CancellationScope, condition, continueAsNew, isCancellation, log, setHandler, workflowInfo, defineQuery } from "@temporalio/workflow";
+import { CONDITIONS, nextPhase } from "#model/group-phase.ts";
+import { applyEnd, applyLoss, forgetTest } from "./group-children.ts";
+import { emptyRecord, hasCondition, operationOf, putOperation, restoredRecord, setCondition, stateOf, takeProgress, type GroupRecord } from "./group-record.ts";
+import { handleUpdates, type Group } from "./group-updates.ts";
+import { showGroup } from "./group-view.ts";
+import { watchProtected, watchReplicaWindow } from "./group-windows.ts";
+import { QUERIES, type GroupStart, type GroupState } from "./messages.ts";
+import { protectGroup, unprotectGroup, type Asked } from "./group-protect.ts";
+import { operationChanged, operationEnded, resourcesGone, syncProgressed } from "./signals.ts";
+import { now } from "./workflow-time.ts";
+
+const WINDOWS_PER_RUN = 100;
+/** Windows that wait for handlers to finish before new updates are turned away. */
+const PATIENCE_WINDOWS = 10;
+/** A run that was started without an accepted protect ends after this. */
+const UNUSED_MS = 60_000;
+
+export async function protectionGroup(start: GroupStart): Promise<GroupState> {
+  const record = start.state === undefined ? emptyRecord(start.groupId) : restoredRecord(start.state);
+  let turn = new CancellationScope({ cancellable: true, parent: CancellationScope.current() });
+  let waitsFor = "a command to protect";
+  const group: Group = {
+    record,
+    draining: false,
+    givingBack: false,
+    answerMs: start.limits?.answerMs,
+    interrupt: () => turn.cancel(),
+    show: () => showGroup(record, waitsFor),
+  };
+  setHandler(defineQuery<GroupState>(QUERIES.state), () => stateOf(record));
+  handleReports(group);
+  handleUpdates(group);
+  const root = CancellationScope.current();
+  root.cancelRequested.catch(() => {
+    if (record.phase === "seeding") turn.cancel();
+    else log.warn("A group is not cancelled; end its protection with unprotect", { group: record.name });
+  });
+
+  // Everything below runs beside a cancellation, not under it: see the invariants.
+  return await CancellationScope.nonCancellable(async () => {
+    let windows = 0;
+    let overdue = 0;
+    if (record.phase === "unprotected") await condition(() => record.phase !== "unprotected", UNUSED_MS, { summary: "wait for the protect request" });
+    while (record.phase !== "unprotected") {
+      const fresh = workflowInfo().continueAsNewSuggested || windows >= (start.limits?.windowsPerRun ?? WINDOWS_PER_RUN);
+      if (fresh && mayStartAfresh(record)) {
+        if (allHandlersFinished()) return await continueAsNew<typeof protectionGroup>({ ...start, state: record });
+        overdue += 1;
+        group.draining = overdue > PATIENCE_WINDOWS;
+      }
+      turn = new CancellationScope();
+      waitsFor = describe(record);
+      group.show();
+      try {
+        await turn.run(async () => await takeTurn(group, start.limits?.windowMs));
+      } catch (error) {
+        // Interrupted: something changed that the next turn looks at.
+        if (!isCancellation(error)) throw error;
+      }
+      windows += 1;
+    }
+    waitsFor = "nothing: its protection has ended";
+    group.show();
+    await condition(allHandlersFinished);
+    return stateOf(record);
+  });
+}
+
+/** One turn of the main loop. An interrupt cancels it at any await; each turn can therefore be taken again. */
+async function takeTurn(group: Group, windowMs: number | undefined): Promise<void> {
+  const { record } = group;
+  if (hasCondition(record, CONDITIONS.unprotecting)) {
+    await endProtection(group);
+    return;
+  }
+  switch (record.phase) {
+    case "seeding":
+      await seed(group);
+      return;
+    case "protected":
+      await watchProtected(group, windowMs);
+      return;
+    case "failing-over":
+      await condition(() => record.phase !== "failing-over");
+      return;
+    case "failed-over":
+    case "committed":
+      await watchReplicaWindow(group, windowMs);
+      return;
+    case "unprotected":
+      return;
+  }
+}
+
+async function seed(group: Group): Promise<void> {
+  const { record } = group;
+  const operation = await protectGroup(record, asked(record, "protect"), group.show);
+  // Unprotect interrupted it: the next turn ends what is left, which is already undone.
+  record.phase = nextPhase(record.phase, operation.state === "done" ? "seeded" : "protect-failed");
+  group.show();
+}
+
+async function endProtection(group: Group): Promise<void> {
+  const { record } = group;
+  const operation = await unprotectGroup(record, asked(record, "unprotect"), group.show);
+  setCondition(record, CONDITIONS.unprotecting, false);
+  if (operation.state === "done") record.phase = nextPhase(record.phase, "unprotect");
+  group.show();
+}
+
+/** The running operation of a kind: who asked for it is kept there. */
+function asked(record: GroupRecord, kind: "protect" | "unprotect"): Asked {
+  const operation = record.operations.findLast((one) => one.kind === kind && one.state === "running");
+  if (operation === undefined) throw new RangeError(`No operation "${kind}" is running`);
+  return { operationId: operation.operationId, by: operation.by ?? "" };
+}
+
+function mayStartAfresh(record: GroupRecord): boolean {
+  return record.phase !== "seeding" && record.phase !== "failing-over" && !hasCondition(record, CONDITIONS.unprotecting);
+}
+
+function describe(record: GroupRecord): string {
+  if (hasCondition(record, CONDITIONS.unprotecting)) return "the end of its protection";
+  switch (record.phase) {
+    case "seeding":
+      return "its first recovery point";
+    case "protected":
+      return hasCondition(record, CONDITIONS.sourceFenced) ? "a person: failover again, or resume" : "the next cycles, window by window";
+    case "failing-over":
+      return "the report of its failover";
+    case "failed-over":
+    case "committed":
+      return "what its replica machines write, window by window";
+    case "unprotected":
+      return "nothing";
+  }
+}
+
+function handleReports(group: Group): void {
+  const { record } = group;
+  setHandler(operationChanged, (operation) => {
+    // A late report of an operation that has ended, or that nobody remembers.
+    if (operationOf(record, operation.operationId)?.state !== "running") return;
+    // How it ended is told by `operationEnded`, together with what that means.
+    putOperation(record, operation.state === "running" ? operation : { ...operation, state: "running" });
+    group.show();
+  });
+  setHandler(operationEnded, (end) => {
+    applyEnd(record, end);
+    group.show();
+  });
+  setHandler(resourcesGone, ({ operationId, lost }) => {
+    if (lost) applyLoss(record, operationId);
+    forgetTest(record, operationId, undefined);
+    group.show();
+  });
+  setHandler(syncProgressed, ({ progress, cursor }) => {
+    if (record.phase !== "seeding") return;
+    takeProgress(record, progress, cursor, now());
+    group.show();
+  });
+}

@@ -1,0 +1,38 @@
+/** What our workflows tell each other. Signals only between them; people and programs use updates. */
+import { defineSignal } from "@temporalio/workflow";
+import type { GroupProgress, RecoveryPoint } from "#ports/replication.ts";
+import type { OperationState } from "./messages.ts";
+
+/** A child's steps, whenever one changes. */
+export const operationChanged = defineSignal<[OperationState]>("operationChanged");
+export const operationEnded = defineSignal<[OperationEnd]>("operationEnded");
+/** The janitor removed everything of an operation; `lost`: the operation's workflow ended without saying so. */
+export const resourcesGone = defineSignal<[{ readonly operationId: string; readonly lost: boolean }]>("resourcesGone");
+export const syncProgressed = defineSignal<[{ readonly progress: GroupProgress; readonly cursor: string }]>("syncProgressed");
+
+/** To a test failover: end it now. */
+export const cleanUp = defineSignal<[{ readonly reason: string }]>("cleanUp");
+/** To a janitor: nothing is left for you. */
+export const release = defineSignal("release");
+
+export interface OperationEnd {
+  readonly operation: OperationState;
+  readonly failover?: FailoverOutcome;
+  readonly test?: { readonly cleanupFailed: boolean };
+}
+
+export interface FailoverOutcome {
+  readonly booted: boolean;
+  /** The group's epoch in the store as last heard; undefined when nothing was fenced. */
+  readonly epoch?: number;
+  /** Fenced, and not given back: the source cannot replicate. */
+  readonly sourceFenced: boolean;
+  /** Highest order version that was used. */
+  readonly orderVersion: number;
+  readonly orderState: "active" | "paused" | "stopped";
+  readonly branch?: string;
+  readonly partial: boolean;
+  readonly answering: boolean;
+  readonly sourceMayRun: boolean;
+  readonly point?: RecoveryPoint;
+}
