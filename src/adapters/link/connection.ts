@@ -202,6 +202,10 @@ export function createConnection(
         return;
       case "bye":
         byeReceived = true;
+        break;
+      case "call":
+      case "notice":
+        break;
     }
     inbound.push(message);
     inboundBytes += message.sizeBytes;

@@ -1,0 +1,86 @@
+/**
+ * Who is connected. Links come and go; for a site and role the newest link is asked, for an old one may be dead without anyone having noticed.
+ */
+import { Fault } from "#model/fault.ts";
+import type { JsonObject, JsonValue } from "#model/json.ts";
+import type { Clock } from "#ports/clock.ts";
+import type { Peer, PeerIdentity, Role } from "#ports/link.ts";
+import type { Log } from "#ports/log.ts";
+
+export interface ConnectedRole {
+  readonly identity: PeerIdentity;
+  readonly connectedAtMs: number;
+}
+
+/** Best effort: a copy for others to look at, lost without harm. */
+export interface DirectoryMirror {
+  connected(role: ConnectedRole): void;
+  disconnected(identity: PeerIdentity): void;
+}
+
+export interface Directory {
+  /** Lists the peer until its link ends. */
+  add(peer: Peer): void;
+  connected(): readonly ConnectedRole[];
+  /** Newest first. */
+  find(site: string, role: Role): readonly Peer[];
+  /** Asks that role of that site. Throws PEER_UNREACHABLE when none is connected; otherwise like `Peer.call`. */
+  call(
+    target: { readonly site: string; readonly role: Role },
+    method: string,
+    params: JsonObject,
+    timeoutMs: number,
+  ): Promise<JsonValue>;
+}
+
+export function createDirectory({
+  clock,
+  log,
+  mirror,
+}: {
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly mirror: DirectoryMirror;
+}): Directory {
+  let links: readonly { readonly peer: Peer; readonly connectedAtMs: number }[] = [];
+
+  const directory: Directory = {
+    add(peer) {
+      const link = { peer, connectedAtMs: clock.now() };
+      links = [link, ...links];
+      mirror.connected({ identity: peer.identity, connectedAtMs: link.connectedAtMs });
+      log.info("A role connected", { peer: peer.identity });
+      void peer.closed.then((fault) => {
+        links = links.filter((one) => one !== link);
+        if (!links.some((one) => nameOf(one.peer.identity) === nameOf(peer.identity)))
+          mirror.disconnected(peer.identity);
+        log.info("A role disconnected", { peer: peer.identity, ...(fault === undefined ? {} : { fault }) });
+      });
+    },
+    connected() {
+      const newest = new Map<string, ConnectedRole>();
+      for (const { peer, connectedAtMs } of links) {
+        if (!newest.has(nameOf(peer.identity)))
+          newest.set(nameOf(peer.identity), { identity: peer.identity, connectedAtMs });
+      }
+      return [...newest.values()];
+    },
+    find: (site, role) =>
+      links.map(({ peer }) => peer).filter(({ identity }) => identity.site === site && identity.role === role),
+    async call({ site, role }, method, params, timeoutMs) {
+      const [peer] = directory.find(site, role);
+      if (peer === undefined) {
+        throw new Fault("PEER_UNREACHABLE", `No ${role} of site "${site}" is connected`, {
+          details: { site, role },
+          hint: `Start the ${role} of "${site}", or repair the network between it and control`,
+        });
+      }
+      return await peer.call(method, params, { timeoutMs });
+    },
+  };
+  return directory;
+}
+
+function nameOf({ site, role, name }: PeerIdentity): string {
+  return `${site}/${role}/${name}`;
+}

@@ -1,0 +1,87 @@
+/**
+ * What control answers on its link: it knows everyone, relays for workers, and issues orders for them.
+ *
+ * Only a worker may ask for something; a process server and a master target dial in to be asked. The certificate says which one it is, so
+ * whoever takes a source site cannot give orders with what is found there.
+ */
+import { Fault } from "#model/fault.ts";
+import { readChoice, readName, readObject, readText, readWhole } from "#model/json-reader.ts";
+import type { JsonObject } from "#model/json.ts";
+import type { Handlers, Peer } from "#ports/link.ts";
+import type { Directory } from "./directory.ts";
+import { parseOrder, type OrderBook } from "./order-book.ts";
+
+const RELAY_MS_MAX = 3_600_000;
+
+/** What may be relayed to whom: only what these roles serve for others. */
+const RELAYED = {
+  "process-server": ["processServer."],
+  "master-target": ["masterTarget.", "hypervisor."],
+} as const;
+
+/** For `Link.listen`. Throws PEER_REJECTED for a role that has no business here. */
+export function createLinkService({
+  directory,
+  orders,
+}: {
+  readonly directory: Directory;
+  readonly orders: OrderBook;
+}): (peer: Peer) => Handlers {
+  return (peer) => {
+    switch (peer.identity.role) {
+      case "worker":
+        directory.add(peer);
+        return workerHandlers({ directory, orders });
+      case "process-server":
+        directory.add(peer);
+        orders.greet(peer);
+        return {};
+      case "master-target":
+        directory.add(peer);
+        return {};
+      case "agent":
+      case "control":
+      case "cli":
+        throw new Fault(
+          "PEER_REJECTED",
+          `Expected a worker, process server or master target, got "${peer.identity.role}"`,
+          {
+            ...(peer.identity.role === "agent" ? { hint: "An agent dials its site's process server" } : {}),
+          },
+        );
+    }
+  };
+}
+
+function workerHandlers({
+  directory,
+  orders,
+}: {
+  readonly directory: Directory;
+  readonly orders: OrderBook;
+}): Handlers {
+  return {
+    async relay(params) {
+      const site = readName(params, "site");
+      const role = readChoice(params, "role", ["process-server", "master-target"]);
+      const method = readText(params, "method");
+      const timeoutMs = Math.min(readWhole(params, "timeoutMs"), RELAY_MS_MAX);
+      if (!RELAYED[role].some((prefix) => method.startsWith(prefix)) || method === "processServer.putOrder") {
+        throw new Fault("PEER_REJECTED", `Method "${method}" of a ${role} is not relayed`);
+      }
+      const inner = readObject(params["params"], "params") as JsonObject; // It arrived as JSON.
+      return await directory.call({ site, role }, method, inner, timeoutMs);
+    },
+
+    async "orders.put"(params) {
+      const order = parseOrder(params["order"]);
+      if (params["groupId"] !== order.groupId) {
+        throw new Fault(
+          "PROTOCOL_INVALID",
+          `Expected an order of "${String(params["groupId"])}", got one of "${order.groupId}"`,
+        );
+      }
+      return await orders.put(order, () => directory.find(order.sourceSite, "process-server"));
+    },
+  };
+}
