@@ -10,7 +10,13 @@ import { promisify } from "node:util";
 
 const run = promisify(execFile);
 
-export async function benchImage({ sizeBytes, fileBytes }: { readonly sizeBytes: number; readonly fileBytes: number }): Promise<string> {
+export async function benchImage({
+  sizeBytes,
+  fileBytes,
+}: {
+  readonly sizeBytes: number;
+  readonly fileBytes: number;
+}): Promise<string> {
   const folder = join(process.env["XDG_CACHE_HOME"] ?? join(homedir(), ".cache"), "leeward", "bench");
   const image = join(folder, `disk-${sizeBytes}-${fileBytes}.img`);
   if (existsSync(image)) return image;

@@ -1,0 +1,111 @@
+/** kill -9 of each process while a machine writes: the run goes on, nothing that was a point is missing, and the replica ends up equal. */
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { join } from "node:path";
+import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { promisify } from "node:util";
+import { numberedImage, startSystem, startWriter, until, type System } from "../support/system.ts";
+
+const run = promisify(execFile);
+const MIB = 1 << 20;
+const SIZES = [96 * MIB, 32 * MIB];
+
+const VICTIMS = [
+  ["primary", "process-server"],
+  ["primary", "agent"],
+  ["primary", "tap"],
+  ["primary", "redis"],
+  ["secondary", "data-mover"],
+  ["secondary", "master-target"],
+  ["secondary", "s3"],
+  ["secondary", "redis"],
+  ["secondary", "worker"],
+  ["secondary", "temporal"],
+  ["secondary", "control"],
+] as const;
+
+test(
+  "every process may be killed at any moment of seeding and replication, and nothing is lost",
+  { timeout: 600_000 },
+  async (t) => {
+    const system = await startSystem(t);
+    const images = SIZES.map((_, index) => join(system.folder, `disk${index}.img`));
+    for (const [index, image] of images.entries()) await numberedImage(image, SIZES[index] ?? 0, index);
+    const { client } = system;
+    await client.protect({
+      name: "kills",
+      disks: images.map((image) => `tap:${image}`),
+      policy: { intervalMs: 1_000 },
+    });
+    const taps = await until("taps", 30_000, async () => {
+      const { disks } = await client.group("kills");
+      return (
+        disks.length === 2 && disks.every((disk) => disk.tapUrl !== undefined) && disks.map((disk) => disk.tapUrl ?? "")
+      );
+    });
+    const writer = startWriter(t, taps, system.folder);
+
+    await t.test("while seeding", async () => {
+      for (const [site, name] of [
+        ["primary", "process-server"],
+        ["secondary", "data-mover"],
+        ["secondary", "worker"],
+      ] as const) {
+        await sleep(200 + Math.random() * 600);
+        system.kill(site, name);
+      }
+      await until("the first point", 120_000, async () => (await client.group("kills")).phase === "protected");
+    });
+
+    for (const [site, name] of VICTIMS) {
+      await t.test(`${site}/${name}`, async () => {
+        const before = await client.points("kills");
+        await sleep(Math.random() * 1_200);
+        const killedAtMs = Date.now();
+        assert.ok(system.kill(site, name) > 0, "there was nothing to kill");
+        await until(
+          "a point that was cut after the kill",
+          60_000,
+          async () => ((await client.group("kills")).newestPoint?.cutAtMs ?? 0) > killedAtMs + 500,
+        );
+        const after = new Set((await client.points("kills")).map((point) => point.id));
+        const missing = before.filter((point) => !after.has(point.id));
+        assert.deepEqual(
+          missing.map((point) => point.id),
+          [],
+          "points that were there before the kill",
+        );
+      });
+    }
+
+    await t.test("the newest point equals the disks once they rest", async () => {
+      const written = await writer.stop();
+      assert.ok(written > 100, `only ${written} records were written`);
+      const restedAtMs = Date.now();
+      await until("a point of the rested disks", 60_000, async () => {
+        const group = await client.group("kills");
+        return (group.rpoMs ?? Number.MAX_SAFE_INTEGER) < Date.now() - restedAtMs - 500 && group.backlogBytes === 0;
+      });
+      await assertEqual(system, "kills", images);
+    });
+  },
+);
+
+/** Export the newest point and let foreign programs compare every block of it with the images. */
+async function assertEqual(system: System, group: string, images: readonly string[]): Promise<void> {
+  const view = await system.client.group(group);
+  const opened = await system.client.openExport(group, { point: "latest" });
+  try {
+    for (const [index, image] of images.entries()) {
+      const id = view.disks[index]?.id;
+      const disk = opened.disks.find((one) => one.diskId === id);
+      assert.ok(disk !== undefined);
+      const copy = join(system.folder, `copy${index}.img`);
+      await run("nbdcopy", [disk.url, copy]);
+      await run("cmp", [copy, image]);
+    }
+  } finally {
+    await system.client.closeExport(opened.operationId);
+  }
+}

@@ -1,0 +1,190 @@
+/** The embedded installation, started for a test in a folder of its own and ended with it, whatever happens. */
+import { execFile, spawn, type ChildProcess } from "node:child_process";
+import { createWriteStream, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { TestContext } from "node:test";
+import type { ApiClient } from "../../src/api/contract.ts";
+import { createApiClient } from "../../src/api/client.ts";
+import { apiAccess } from "../../src/embedded/installation.ts";
+import { siteFolder } from "../../src/embedded/layout.ts";
+import { identify, signal } from "../../src/embedded/process-identity.ts";
+import { readSiteStatus } from "../../src/embedded/site-leader.ts";
+import { siteProcessesAlive } from "../../src/embedded/site-processes.ts";
+
+const PROGRAM = new URL("../../src/main/leeward.ts", import.meta.url).pathname;
+
+export interface Answer {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+export interface System {
+  readonly state: string;
+  readonly folder: string;
+  readonly client: ApiClient;
+  /** Run the program as a person would; never throws for an exit code. */
+  leeward(...args: string[]): Promise<Answer>;
+  /** Pids of a process by its name in the site ("tap" and "data-mover" are children of a role). */
+  pids(site: "primary" | "secondary", name: string): number[];
+  /** kill -9; returns how many. */
+  kill(site: "primary" | "secondary", name: string): number;
+}
+
+export function runLeeward(args: readonly string[]): Promise<Answer> {
+  return new Promise((resolve) => {
+    execFile(process.execPath, [PROGRAM, ...args], { maxBuffer: 1 << 26 }, (error, stdout, stderr) => {
+      const code = error === null ? 0 : typeof error.code === "number" ? error.code : 1;
+      resolve({ code, stdout, stderr });
+    });
+  });
+}
+
+export async function startSystem(t: TestContext): Promise<System> {
+  const folder = mkdtempSync(join(tmpdir(), "lw-"));
+  const state = join(folder, "state");
+  t.after(async () => {
+    const down = await runLeeward(["--state", state, "down"]);
+    const left = (["primary", "secondary"] as const).flatMap((site) => siteProcessesAlive(siteFolder(state, site)));
+    for (const one of left) signal(one, "SIGKILL");
+    if (process.env["LEEWARD_KEEP"] === undefined) rmSync(folder, { recursive: true, force: true });
+    if (down.code !== 0 || left.length > 0) throw new Error(`down left ${left.length} processes: ${down.stderr}`);
+  });
+  const up = await runLeeward(["--state", state, "up", "--detach", "--json"]);
+  if (up.code !== 0) throw new Error(`up failed with ${up.code}: ${up.stderr}\n${tail(join(state, "up.log"))}`);
+  return {
+    state,
+    folder,
+    client: createApiClient(apiAccess(state)),
+    leeward: (...args) => runLeeward(["--state", state, ...args]),
+    pids,
+    kill: (site, name) => {
+      const found = pids(site, name);
+      for (const pid of found) {
+        const identity = identify(pid);
+        if (identity !== undefined) signal(identity, "SIGKILL");
+      }
+      return found.length;
+    },
+  };
+
+  function pids(site: "primary" | "secondary", name: string): number[] {
+    const managed = readSiteStatus(siteFolder(state, site))?.processes.find((one) => one.name === name)?.pid;
+    if (managed !== undefined) return [managed];
+    return siteProcessesAlive(siteFolder(state, site)).flatMap(({ pid }) =>
+      commandOf(pid).includes(`/main/${name}.`) ? [pid] : [],
+    );
+  }
+}
+
+function commandOf(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ");
+  } catch {
+    return ""; // It ended.
+  }
+}
+
+function tail(file: string): string {
+  try {
+    return readFileSync(file, "utf8").slice(-4000);
+  } catch {
+    return "";
+  }
+}
+
+/** Wait until `ask` answers something; a failed call counts as no answer and is told when time runs out. */
+export async function until<T>(what: string, timeoutMs: number, ask: () => Promise<T | undefined | false>): Promise<T> {
+  const deadline = performance.now() + timeoutMs;
+  let last: unknown;
+  for (;;) {
+    try {
+      const answer = await ask();
+      if (answer !== undefined && answer !== false) return answer;
+    } catch (error) {
+      last = error;
+    }
+    if (performance.now() > deadline) throw new Error(`Waited ${timeoutMs} ms for ${what}`, { cause: last });
+    await sleep(150);
+  }
+}
+
+/** A raw image in which every block says which block it is, and of which image. */
+export async function numberedImage(file: string, sizeBytes: number, label: number): Promise<void> {
+  const stream = createWriteStream(file);
+  const chunk = Buffer.alloc(1 << 20);
+  for (let at = 0; at < sizeBytes; at += chunk.length) {
+    for (let block = 0; block < chunk.length / 4096; block += 1)
+      fillBlock(chunk.subarray(block * 4096, (block + 1) * 4096), at / 4096 + block, label);
+    if (!stream.write(Buffer.from(chunk))) await new Promise<void>((resolve) => stream.once("drain", () => resolve()));
+  }
+  await new Promise<void>((resolve) => stream.end(() => resolve()));
+}
+
+/** Unlike its neighbours, and not compressible to nothing. */
+function fillBlock(target: Buffer, block: number, label: number): void {
+  let state = (Math.imul(block + 1, 2654435761) ^ Math.imul(label + 1, 40503)) >>> 0;
+  for (let at = 0; at < 4096; at += 4) {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    target.writeUInt32LE(at % 64 === 0 ? block : state, at);
+  }
+}
+
+/**
+ * Somebody who writes to several disks over NBD without pause: numbered blocks at random places, each durable before the next one is begun,
+ * and the same number to each disk in turn. Ends by itself when its standard input closes.
+ */
+export function startWriter(
+  t: TestContext,
+  urls: readonly string[],
+  folder: string,
+): { readonly child: ChildProcess; readonly stop: () => Promise<number> } {
+  const script = join(folder, "writer.py");
+  writeFileSync(script, WRITER);
+  const child = spawn("/usr/bin/python3", [script, ...urls], { stdio: ["pipe", "pipe", "inherit"] });
+  let written = 0;
+  child.stdout.setEncoding("utf8").on("data", (text: string) => {
+    const numbers = text.trim().split("\n");
+    written = Number(numbers.at(-1) ?? written);
+  });
+  const ended = new Promise<void>((resolve) => child.once("exit", () => resolve()));
+  t.after(() => child.kill("SIGKILL"));
+  return {
+    child,
+    stop: async () => {
+      child.stdin.end();
+      await ended;
+      return written;
+    },
+  };
+}
+
+const WRITER = `
+import nbd, random, struct, sys, select, time
+urls = sys.argv[1:]
+random.seed(7)
+def dial(url):
+    for _ in range(600):
+        try:
+            h = nbd.NBD(); h.connect_uri(url); return h
+        except nbd.Error: time.sleep(0.05)
+    raise SystemExit("cannot connect to " + url)
+disks = [dial(u) for u in urls]
+sizes = [d.get_size() for d in disks]
+n = 0
+while not select.select([sys.stdin], [], [], 0)[0]:
+    n += 1
+    for i, url in enumerate(urls):
+        block = random.randrange(sizes[i] // 4096)
+        data = struct.pack("<QQ", n, block) * 256
+        while True:
+            # A killed tap comes back: dial again and write again, as a guest's driver does.
+            try:
+                disks[i].pwrite(data, block * 4096, nbd.CMD_FLAG_FUA); break
+            except nbd.Error: disks[i] = dial(url)
+    if n % 20 == 0: print(n, flush=True)
+    time.sleep(0.002)
+print(n, flush=True)
+`;
