@@ -22,7 +22,16 @@ export interface S3Call {
   readonly endpoint: string;
 }
 
-/** The fault behind an answer that is neither success nor one that the caller expects (404 of an object, 412, 416). */
+const DENIALS = new Set([
+  "AccessDenied",
+  "ExpiredToken",
+  "InvalidAccessKeyId",
+  "InvalidToken",
+  "RequestTimeTooSkewed",
+  "SignatureDoesNotMatch",
+]);
+
+/** The fault behind an answer that is neither success nor one that the caller expects (412, 416). */
 export function faultOfAnswer(answer: S3Answer, call: S3Call): Fault {
   const { status } = answer;
   const code = /<Code>([^<]*)<\/Code>/.exec(answer.text)?.[1] ?? "";
@@ -30,14 +39,16 @@ export function faultOfAnswer(answer: S3Answer, call: S3Call): Fault {
   const details = { endpoint: call.endpoint, bucket: call.bucket, key: call.key, status, ...(code !== "" && { code }) };
   const what = `${call.method} of "${call.bucket}/${call.key}" was answered with ${status}${code === "" ? "" : ` ${code}`}`;
 
-  if (status === 401 || status === 403) return new Fault("STORE_DENIED", what, { details, hint: deniedHint(code) });
+  // versitygw answers 404 for an access key that it does not know: a status alone never means "missing".
+  if (status === 401 || status === 403 || DENIALS.has(code))
+    return new Fault("STORE_DENIED", what, { details, hint: deniedHint(code) });
   if (status === 404 && (code === "NoSuchBucket" || call.key === "")) {
     return new Fault("STORE_INVALID", `The store at "${call.endpoint}" has no bucket "${call.bucket}"`, {
       details,
       hint: "Create the bucket, or correct its name in the configuration.",
     });
   }
-  if (status === 404) return objectMissing(call);
+  if (status === 404 && code === "NoSuchKey") return objectMissing(call);
   if (status === 429 || code === "SlowDown" || code === "TooManyRequests") {
     return new Fault("STORE_THROTTLED", what, {
       details,

@@ -192,8 +192,17 @@ export function s3ObjectStore(
     },
 
     async head(key, options = {}) {
-      const answer = await repeat({ method: "HEAD", key: checkedKey(key), signal: options.signal }, [404]);
-      return answer.status === 404 ? undefined : { size: Number(answer.headers["content-length"]) };
+      for (;;) {
+        const answer = await repeat({ method: "HEAD", key: checkedKey(key), signal: options.signal }, [404]);
+        if (answer.status !== 404) return { size: Number(answer.headers["content-length"]) };
+        // A HEAD has no body to say what is missing: the object, the bucket, or our rights. A GET has.
+        try {
+          await store.get(key, { ...options, range: { offset: 0, length: 1 } });
+        } catch (error) {
+          if (isFault(error, "OBJECT_MISSING")) return undefined;
+          throw error;
+        }
+      }
     },
 
     async *list(prefix, options = {}): AsyncGenerator<ObjectEntry, void, void> {
@@ -229,7 +238,11 @@ export function s3ObjectStore(
       const queue = [...keys];
       const work = async (): Promise<void> => {
         for (let key = queue.pop(); key !== undefined; key = queue.pop()) {
-          await repeat({ method: "DELETE", key: checkedKey(key), signal: options.signal }, [404]);
+          try {
+            await repeat({ method: "DELETE", key: checkedKey(key), signal: options.signal });
+          } catch (error) {
+            if (!isFault(error, "OBJECT_MISSING")) throw error;
+          }
         }
       };
       await Promise.all(Array.from({ length: Math.min(DELETES_AT_ONCE, queue.length) }, work));

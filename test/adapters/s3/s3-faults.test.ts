@@ -164,6 +164,7 @@ test("A real server refuses wrong credentials and a missing bucket, each with it
     }
     await using store = s3ObjectStore({ ...server, bucket: "not-there" }, { clock, random: systemRandom });
     await assert.rejects(store.create("k", BODY), { code: "STORE_INVALID" });
+    await assert.rejects(store.head("k"), { code: "STORE_INVALID" });
     await store.ensureBucket();
     await store.ensureBucket();
     assert.equal(await store.create("k", BODY), "created");
