@@ -1,6 +1,6 @@
 // Sets up this machine, then runs the real command under a Node that can.
 //
-//   node scripts/bootstrap.mjs [--for check|run|test] [-- FILE [ARGUMENT …]]
+//   node scripts/bootstrap.mjs [--for check|run|test|bench] [-- FILE [ARGUMENT …]]
 //
 // Plain JavaScript for Node 20 with nothing installed; everything after it is TypeScript on Node 24.
 // Invariants:
@@ -19,7 +19,12 @@ import { logFolder, readParts, root } from "./setup/places.mjs";
 import { duration, runParts } from "./setup/progress.mjs";
 
 /** What each kind of command needs beyond npm packages. */
-const USES = { check: ["npm"], run: ["npm", "run"], test: ["npm", "run", "test"] };
+const USES = {
+  check: ["npm"],
+  run: ["npm", "run"],
+  test: ["npm", "run", "test"],
+  bench: ["npm", "run", "test", "bench"],
+};
 
 const request = readArguments(process.argv.slice(2));
 const began = Date.now();
@@ -109,7 +114,7 @@ function readArguments(words) {
   const command = separator === -1 ? [] : words.slice(separator + 1);
   const wanted = options[0] === "--for" ? options[1] : "run";
   if (wanted === undefined || !Object.hasOwn(USES, wanted) || (options.length !== 0 && options.length !== 2)) {
-    process.stderr.write("Usage: node scripts/bootstrap.mjs [--for check|run|test] [-- FILE [ARGUMENT …]]\n");
+    process.stderr.write("Usage: node scripts/bootstrap.mjs [--for check|run|test|bench] [-- FILE [ARGUMENT …]]\n");
     process.exit(2);
   }
   return { for: wanted, file: command[0], arguments: command.slice(1) };

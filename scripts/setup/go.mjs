@@ -1,4 +1,4 @@
-// Servers that come as Go modules: built once per user from tools/go.mod, whose go.sum pins every byte of their source.
+// Servers that come as Go modules: built once per user from the go.mod of tools/ or tools/peers/, whose go.sum pins every byte of their source.
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import {
@@ -19,6 +19,7 @@ import { runLogged } from "./progress.mjs";
 
 /** From this version on `go` fetches the toolchain that tools/go.mod names, from the module proxy. */
 const FETCHES_TOOLCHAINS = "1.21";
+const FLAGS = ["-trimpath", "-mod=readonly", "-ldflags", "-s -w"];
 
 export function missingGoTools(parts, uses) {
   return parts.go.tools.filter(
@@ -47,12 +48,14 @@ export async function buildGoTools(tools, log) {
   mkdirSync(cacheFolder(), { recursive: true });
   const folder = mkdtempSync(path.join(cacheFolder(), "build-"));
   try {
-    const flags = ["-trimpath", "-mod=readonly", "-ldflags", "-s -w", "-o", `${folder}/`];
-    await runLogged(findProgram("go"), ["build", ...flags, ...tools.map((tool) => tool.package)], {
-      log,
-      env: { CGO_ENABLED: "0", GOFLAGS: "" },
-      cwd: path.join(root, "tools"),
-    });
+    for (const module of new Set(tools.map((tool) => tool.module))) {
+      const packages = tools.filter((tool) => tool.module === module).map((tool) => tool.package);
+      await runLogged(findProgram("go"), ["build", ...FLAGS, "-o", `${folder}/`, ...packages], {
+        log,
+        env: { CGO_ENABLED: "0", GOFLAGS: "" },
+        cwd: path.join(root, module),
+      });
+    }
     for (const tool of tools) keep(path.join(folder, tool.name), cachedToolPath(tool));
   } finally {
     rmSync(folder, { recursive: true, force: true });

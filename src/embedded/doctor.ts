@@ -29,6 +29,13 @@ export interface PartReport {
   readonly expectedSeconds?: number;
 }
 
+const USES: Readonly<Record<PartUse, string>> = {
+  run: "Leeward itself",
+  npm: "compiling npm packages",
+  test: "tests",
+  bench: "benchmarks",
+};
+
 /** Built Go tools with their caches, Debian packages, npm packages, the guest. */
 const FREE_BYTES_NEEDED = 4 * 2 ** 30;
 
@@ -64,7 +71,7 @@ export function describeDoctor(report: DoctorReport): readonly string[] {
     ...report.parts.filter(isThere).map((one) => `ok      ${one.name} (${one.what}): ${one.path ?? ""}`),
     ...missing.map(
       (one) =>
-        `${one.state.padEnd(7)} ${one.name} (${one.what}${one.use === "run" ? "" : `, for ${one.use === "npm" ? "compiling npm packages" : "tests"} only`}): ${one.remedy ?? ""}`,
+        `${one.state.padEnd(7)} ${one.name} (${one.what}${one.use === "run" ? "" : `, for ${USES[one.use]} only`}): ${one.remedy ?? ""}`,
     ),
     missing.length === 0
       ? "Everything is there"

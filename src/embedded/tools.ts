@@ -19,6 +19,8 @@ export interface GoTool {
   readonly version: string;
   readonly package: string;
   readonly what: string;
+  /** Folder of the Go module that names it as a tool. */
+  readonly module: string;
   readonly for: PartUse;
 }
 
@@ -30,8 +32,8 @@ export interface DebianPackage {
   readonly for: PartUse;
 }
 
-/** `run`: Leeward itself; `npm`: compiling npm packages; `test`: the tests only. */
-export type PartUse = "run" | "npm" | "test";
+/** `run`: Leeward itself; `npm`: compiling npm packages; `test`, `bench`: those only. */
+export type PartUse = "run" | "npm" | "test" | "bench";
 
 export interface Parts {
   readonly node: { readonly atLeast: string };

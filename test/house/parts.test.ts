@@ -8,13 +8,13 @@ import { isFault } from "#model/fault.ts";
 
 const root = new URL("../../", import.meta.url);
 
-test("the list of parts names each package with its programs, and each Go tool is in tools/go.mod at that version", async () => {
+test("the list of parts names each package with its programs, and each Go tool is in its go.mod at that version", async () => {
   const parts = await readParts();
   for (const one of parts.debian.packages) {
     assert.ok(one.provides.length > 0 && one.what !== "" && ["run", "npm", "test"].includes(one.for), one.name);
   }
-  const module = await readFile(new URL("tools/go.mod", root), "utf8");
   for (const tool of parts.go.tools) {
+    const module = await readFile(new URL(`${tool.module}/go.mod`, root), "utf8");
     const repository = tool.package.split("/").slice(0, 3).join("/");
     assert.ok(module.includes(`${repository} v${tool.version} `), `${tool.name} ${tool.version}`);
     assert.ok(module.includes(tool.package), tool.package);

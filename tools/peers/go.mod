@@ -1,6 +1,8 @@
-module leeward.dev/peers
+module leeward.dev/tools/peers
 
 go 1.26.4
+
+tool github.com/restic/restic/cmd/restic
 
 require (
 	cel.dev/expr v0.24.0 // indirect
@@ -97,5 +99,3 @@ require (
 	google.golang.org/protobuf v1.36.7 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
 )
-
-tool github.com/restic/restic/cmd/restic
