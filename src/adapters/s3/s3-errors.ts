@@ -29,6 +29,7 @@ const DENIALS = new Set([
   "InvalidToken",
   "RequestTimeTooSkewed",
   "SignatureDoesNotMatch",
+  "XAdminUserNotFound", // versitygw, for InvalidAccessKeyId.
 ]);
 
 /** The fault behind an answer that is neither success nor one that the caller expects (412, 416). */
@@ -104,7 +105,7 @@ export function objectMissing(call: S3Call): Fault {
 function deniedHint(code: string): string {
   if (code === "RequestTimeTooSkewed")
     return "Set this machine's clock: the store refuses requests that are far from its own time.";
-  if (code === "InvalidAccessKeyId")
+  if (code === "InvalidAccessKeyId" || code === "XAdminUserNotFound")
     return "The store does not know this access key: correct it in the site's configuration.";
   if (code === "SignatureDoesNotMatch")
     return "The secret key is not that of the access key, or the region is another: correct them.";
