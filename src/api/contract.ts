@@ -9,6 +9,9 @@ import type { ExportStatus } from "#ports/master-target.ts";
 import type { DiskReport, RecoveryPoint } from "#ports/replication.ts";
 import type { GroupPhase, HealthReason, OperationStarted, OperationState, ReplicationPolicy } from "../workflows/messages.ts";
 
+// What the CLI and the demo read of an answer; they know the API only.
+export type { OperationState, RecoveryPoint };
+
 export interface RoleView {
   readonly site: string;
   readonly role: string;

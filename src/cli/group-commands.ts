@@ -1,7 +1,7 @@
 /** `leeward group …`, `leeward point …` and `leeward status`. */
 import type { Command } from "commander";
 import { Fault } from "#model/fault.ts";
-import type { RecoveryPoint } from "#ports/replication.ts";
+import type { RecoveryPoint } from "../api/contract.ts";
 import type { GroupView, StatusView } from "../api/contract.ts";
 import { globalOptions, outputOf, parseDuration, type CliDependencies, type WaitOptions } from "./context.ts";
 import { duration, size, table } from "./output.ts";

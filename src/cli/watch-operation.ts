@@ -1,6 +1,6 @@
 /** Follow an operation to its end, telling each step as it happens. */
 import { Fault, faultFromJson } from "#model/fault.ts";
-import type { OperationState } from "../workflows/messages.ts";
+import type { OperationState } from "../api/contract.ts";
 import type { ApiClient } from "../api/contract.ts";
 import { parseDuration, type WaitOptions } from "./context.ts";
 import { duration, type Output } from "./output.ts";

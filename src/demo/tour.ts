@@ -7,7 +7,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { Fault, faultFromJson, isFault } from "#model/fault.ts";
 import type { ApiClient, GroupView } from "../api/contract.ts";
-import type { OperationState } from "../workflows/messages.ts";
+import type { OperationState } from "../api/contract.ts";
 import { ledgerStatus, verifyLedger, type LedgerVerdict } from "./ledger.ts";
 import { createRecorder, type DemoReport, type Recorder } from "./report.ts";
 import { durableAt, possibleAt, watchLedger, type Sighting } from "./watch.ts";
