@@ -98,6 +98,7 @@ export async function openAgentSession(options: SessionOptions, address: Address
       },
       "agent.committed": async (params) => member.committed(readCycle(params)),
       "agent.discard": async (params) => member.discard(readCycle(params)),
+      "agent.unmark": async (params) => member.unmark(readCycle(params)),
       "agent.settle": async (params) =>
         member.settle({
           groupId: readName(params, "groupId"),

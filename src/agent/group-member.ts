@@ -34,6 +34,8 @@ export interface GroupMember {
   ship(request: CycleRequest, send: (diskId: string, payload: Uint8Array) => Promise<void>): Promise<ShipResult>;
   committed(request: CycleRequest): Promise<void>;
   discard(request: CycleRequest): Promise<void>;
+  /** A void cut is taken back; what was swept in the cycle stays so. */
+  unmark(request: CycleRequest): Promise<void>;
   settle(settlement: Settlement): Promise<void>;
   /** Compare everything again. */
   resync(groupId: string, diskId: string, reason: string): Promise<void>;
@@ -118,6 +120,9 @@ export function createGroupMember(options: {
     },
     async discard({ groupId, cycle }) {
       for (const diskId of diskIds(groupId)) await discardCycle(diskId, cycle);
+    },
+    async unmark({ groupId, cycle }) {
+      for (const diskId of diskIds(groupId)) await tap().discard(diskId, cycle);
     },
     async settle({ groupId, keep, disks }) {
       for (const status of await statusesOf(groupId)) {

@@ -1,0 +1,98 @@
+/** Composition root of the process server. */
+import { mkdirSync, readFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { z } from "zod";
+import { Fault } from "#model/fault.ts";
+import { createTokenBucket } from "#model/token-bucket.ts";
+import { systemClock } from "../adapters/clock/system-clock.ts";
+import { keepDialled } from "../adapters/link/keep-dialled.ts";
+import { createLink } from "../adapters/link/tls-link.ts";
+import { createLog } from "../adapters/log/pino-log.ts";
+import { systemRandom } from "../adapters/random/system-random.ts";
+import { serveProcessServer } from "../adapters/relay/serve.ts";
+import { createCompressPool } from "../process-server/compress-pool.ts";
+import { startProcessServer } from "../process-server/process-server.ts";
+
+const address = z.object({ host: z.string().min(1), port: z.int().min(0).max(65535) });
+
+const processServerConfig = z.object({
+  site: z.string().min(1),
+  name: z.string().min(1),
+  stateDir: z.string().min(1),
+  /** Where agents dial. */
+  listen: address,
+  control: address,
+  identity: z.object({ certFile: z.string(), keyFile: z.string(), caFile: z.string() }),
+  redisUrl: z.string().optional(),
+  /** Memory and disk that frames may take while they wait for the WAN. */
+  spoolBytesMax: z.int().min(1 << 20),
+  /** Control's public Ed25519 key, PEM. */
+  orderKeyFile: z.string().min(1),
+  /** Limit on what goes to the WAN; none when left out. */
+  bandwidthBytesPerSecond: z.int().min(1).optional(),
+});
+type ProcessServerConfig = z.infer<typeof processServerConfig>;
+
+const COMPRESS_THREADS_MAX = 4;
+const BURST_MS = 250;
+
+export async function run(configFile: string, stop: AbortSignal): Promise<void> {
+  const config = parseConfig(configFile);
+  const log = createLog({ fields: { role: "process-server", site: config.site, name: config.name } });
+  mkdirSync(config.stateDir, { recursive: true, mode: 0o700 });
+  const link = createLink({
+    identity: { site: config.site, role: "process-server", name: config.name },
+    cert: readFileSync(config.identity.certFile, "utf8"),
+    key: readFileSync(config.identity.keyFile, "utf8"),
+    ca: readFileSync(config.identity.caFile, "utf8"),
+    clock: systemClock,
+    log,
+  });
+  const pool = createCompressPool(sibling("../process-server/compress-worker"), Math.min(COMPRESS_THREADS_MAX, availableParallelism()));
+  const server = await startProcessServer({
+    link,
+    listen: config.listen,
+    stateDir: config.stateDir,
+    spoolBytesMax: config.spoolBytesMax,
+    orderKey: readFileSync(config.orderKeyFile, "utf8"),
+    compressPayload: pool.compress,
+    throttle: throttle(config.bandwidthBytesPerSecond),
+    clock: systemClock,
+    log,
+  });
+  const control = keepDialled(link, config.control, { expect: "control", handlers: serveProcessServer(server), clock: systemClock, random: systemRandom, log });
+  if (!stop.aborted) await new Promise((resolve) => stop.addEventListener("abort", resolve, { once: true }));
+  await control.close();
+  await server.close();
+  await pool.close();
+}
+
+/** Throws CONFIG_INVALID. */
+function parseConfig(configFile: string): ProcessServerConfig {
+  let text: string;
+  try {
+    text = readFileSync(configFile, "utf8");
+  } catch (cause) {
+    throw new Fault("CONFIG_INVALID", `Cannot read "${configFile}"`, { cause, hint: "Give the process server's configuration with --config FILE" });
+  }
+  try {
+    return processServerConfig.parse(JSON.parse(text));
+  } catch (cause) {
+    const why = cause instanceof z.ZodError ? z.prettifyError(cause) : String(cause);
+    throw new Fault("CONFIG_INVALID", `"${configFile}" is no configuration of a process server: ${why}`, { cause, hint: "See config/samples/process-server.json" });
+  }
+}
+
+function throttle(bytesPerSecond: number | undefined): (bytes: number, signal: AbortSignal) => Promise<void> {
+  if (bytesPerSecond === undefined) return () => Promise.resolve();
+  const bucket = createTokenBucket(bytesPerSecond, (bytesPerSecond * BURST_MS) / 1_000);
+  return async (bytes, signal) => {
+    const waitMs = bucket.take(bytes, systemClock.monotonic());
+    if (waitMs > 0) await systemClock.sleep(waitMs, signal);
+  };
+}
+
+/** A module beside this one, as source or as built. */
+function sibling(name: string): URL {
+  return new URL(name + (import.meta.filename.endsWith(".ts") ? ".ts" : ".js"), import.meta.url);
+}

@@ -1,0 +1,181 @@
+/**
+ * The agents that are connected, and what they reported last. A machine's newest connection counts: an older one of the same machine is
+ * closed, for its end may just not have been noticed yet.
+ */
+import { Fault } from "#model/fault.ts";
+import type { JsonObject, JsonValue } from "#model/json.ts";
+import { readList, readName, readObject, readText, readWhole, readWholes, readNumber, type Fields } from "#model/json-reader.ts";
+import type { Handlers, Peer } from "#ports/link.ts";
+import type { Log } from "#ports/log.ts";
+import type { AgentDisk, AgentHello, GroupTask } from "#ports/source-link.ts";
+
+export interface ConnectedAgent {
+  readonly hello: AgentHello;
+  /** Throws the agent's Fault, PEER_UNREACHABLE, TIMED_OUT. */
+  call(method: string, params: JsonObject, timeoutMs?: number): Promise<JsonValue>;
+  close(fault: Fault): void;
+}
+
+export interface KnownAgent {
+  readonly machine: string;
+  readonly connected: boolean;
+  readonly bootId: string;
+  readonly disks: readonly AgentDisk[];
+}
+
+/** A payload of frames from an agent's lane. `lane` is the same object for the same lane. */
+export interface ArrivedFrames {
+  readonly machine: string;
+  readonly groupId: string;
+  readonly diskId: string;
+  readonly cycle: number;
+  readonly lane: Peer;
+  /** Valid until the promise that handles it settles. */
+  readonly payload: Uint8Array;
+}
+
+export interface AgentRegistry {
+  get(machine: string): ConnectedAgent | undefined;
+  /** What was reported last of the group's disks, connected or not. */
+  reported(machine: string, groupId: string): readonly AgentDisk[];
+  /** Newer than the last report. */
+  note(machine: string, disks: readonly AgentDisk[]): void;
+  readonly known: readonly KnownAgent[];
+  /** Handlers for a connection that an agent dialled. */
+  accept(peer: Peer): Handlers;
+}
+
+export interface AgentRegistryOptions {
+  readonly log: Log;
+  readonly tasksOf: (machine: string) => readonly GroupTask[];
+  /** Slows the lane down until it settles. A Fault it throws ends the lane. */
+  readonly takeFrames: (frames: ArrivedFrames) => Promise<void>;
+  /** An agent came or went, or has other disks. */
+  readonly onChange: (machine: string) => void;
+  /** A lane is gone. */
+  readonly onLaneClosed: (lane: Peer) => void;
+}
+
+const CALL_MS = 10_000;
+
+export function createAgentRegistry(options: AgentRegistryOptions): AgentRegistry {
+  const { log, tasksOf, takeFrames, onChange, onLaneClosed } = options;
+  const agents = new Map<string, ConnectedAgent & { readonly peer: Peer }>();
+  const reports = new Map<string, { bootId: string; disks: readonly AgentDisk[] }>();
+
+  return {
+    get: (machine) => agents.get(machine),
+    reported: (machine, groupId) => reports.get(machine)?.disks.filter((disk) => disk.groupId === groupId) ?? [],
+    note(machine, disks) {
+      const report = reports.get(machine);
+      if (report === undefined) return;
+      report.disks = [...report.disks.filter((old) => !disks.some((disk) => disk.diskId === old.diskId)), ...disks];
+    },
+    get known() {
+      return [...reports].map(([machine, { bootId, disks }]) => ({ machine, connected: agents.has(machine), bootId, disks }));
+    },
+    accept(peer) {
+      const { role, name: machine } = peer.identity;
+      if (role !== "agent") throw new Fault("PEER_REJECTED", `Expected an agent, got a ${role}`);
+      let session: ConnectedAgent | undefined;
+      let isLane = false;
+      return {
+        "agent.hello": async (params) => {
+          session = welcome(peer, machine, readHello(params, machine));
+          return { tasks: tasksOf(machine) as unknown as JsonValue }; // Interfaces have no index signature.
+        },
+        "agent.report": async (params) => {
+          if (session === undefined) throw new Fault("PROTOCOL_INVALID", "Expected agent.hello before a report");
+          const disks = readAgentDisks(params);
+          if (agents.get(machine) !== session) return;
+        const before = reports.get(machine)?.disks ?? [];
+        reports.set(machine, { bootId: session.hello.bootId, disks });
+        const usable = (all: readonly AgentDisk[]): number => all.filter((disk) => disk.fault === undefined && disk.sizeBytes > 0).length;
+        if (usable(before) !== usable(disks)) onChange(machine);
+        },
+        "lane.join": async (params) => {
+          if (agents.get(machine)?.hello.sessionId !== readText(params, "sessionId")) {
+            throw new Fault("PEER_REJECTED", `The session of "${machine}" that this lane belongs to is over`);
+          }
+          isLane = true;
+          void peer.closed.then(() => onLaneClosed(peer));
+        },
+        // Every frame before it was handled: notices and calls are delivered in order.
+        "lane.flush": async () => undefined,
+        frames: async (params, { payload }) => {
+          if (!isLane || payload === undefined) throw new Fault("PROTOCOL_INVALID", "Expected frames with a payload, on a lane");
+          const head = { groupId: readName(params, "groupId"), diskId: readName(params, "diskId"), cycle: readWhole(params, "cycle") };
+          await takeFrames({ machine, lane: peer, payload, ...head });
+        },
+      };
+    },
+  };
+
+  function welcome(peer: Peer, machine: string, hello: AgentHello): ConnectedAgent {
+    agents.get(machine)?.close(new Fault("PEER_UNREACHABLE", `A newer connection of "${machine}" took over`));
+    const agent = {
+      hello,
+      peer,
+      call: (method: string, params: JsonObject, timeoutMs = CALL_MS) => peer.call(method, params, { timeoutMs }),
+      close: (fault: Fault) => peer.close(fault),
+    };
+    agents.set(machine, agent);
+    reports.set(machine, { bootId: hello.bootId, disks: reports.get(machine)?.disks ?? [] });
+    log.info("Agent connected", { machine, version: hello.version });
+    onChange(machine);
+    void peer.closed.then((fault) => {
+      log.info("Agent gone", { machine, fault });
+      if (agents.get(machine) !== agent) return;
+      agents.delete(machine);
+      onChange(machine);
+    });
+    return agent;
+  }
+}
+
+function readHello(params: Fields, machine: string): AgentHello {
+  const hello = {
+    machine: readName(params, "machine"),
+    sessionId: readText(params, "sessionId"),
+    bootId: readText(params, "bootId"),
+    version: readText(params, "version"),
+  };
+  if (hello.machine !== machine) {
+    throw new Fault("PEER_REJECTED", `The certificate is for "${machine}", expected one for "${hello.machine}"`, {
+      hint: "The agent's name must be the one it was enrolled with",
+    });
+  }
+  return hello;
+}
+
+export function readAgentDisks(fields: Fields): AgentDisk[] {
+  return readList(fields, "disks", (disk) => {
+    const tracker = readObject(disk["tracker"], "tracker");
+    const fault = disk["fault"] === undefined ? undefined : readObject(disk["fault"], "fault");
+    return {
+      groupId: readName(disk, "groupId"),
+      diskId: readName(disk, "diskId"),
+      source: readText(disk, "source"),
+      sizeBytes: readWhole(disk, "sizeBytes"),
+      sectorBytes: readWhole(disk, "sectorBytes"),
+      ...(disk["tapUrl"] === undefined ? {} : { tapUrl: readText(disk, "tapUrl") }),
+      unsyncedBytes: readWhole(disk, "unsyncedBytes"),
+      remainingBytes: readWhole(disk, "remainingBytes"),
+      dirtyBytes: readWhole(disk, "dirtyBytes"),
+      writtenBytes: readWhole(disk, "writtenBytes"),
+      holdMsMax: readNumber(disk, "holdMsMax"),
+      sweepReason: String(disk["sweepReason"] ?? ""),
+      tracker: { bootId: String(tracker["bootId"] ?? ""), generation: readWhole(tracker, "generation") },
+      openCycles: readWholes(disk, "openCycles"),
+      ...(fault === undefined
+        ? {}
+        : {
+            fault: {
+              code: readText(fault, "code"),
+              message: readText(fault, "message"),
+              ...(typeof fault["hint"] === "string" ? { hint: fault["hint"] } : {}),
+            },
+          }),
+    };
+  });
+}
