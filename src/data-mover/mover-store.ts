@@ -13,8 +13,9 @@ import { readIfThere, type DiskContext, type StoreContext } from "./disk-context
 import { openKeyring, type Keyring } from "./keyring.ts";
 
 export interface MoverStore {
-  readonly storeId: string;
   readonly context: StoreContext;
+  /** Who the store says that it is; asked once. Throws NOT_FOUND before `ensureStoreRecord`, STORE_FOREIGN when it is another than expected. */
+  storeId(): Promise<string>;
   /** Open the keys of a disk, once; `create` for a disk that is being prepared. Throws KEY_MISSING, KEY_REJECTED. */
   openDisk(disk: { readonly diskId: string } & DiskShape, options?: { readonly create?: boolean }): Promise<OpenedDisk>;
   /** Its disks must be open. Learns first the keys that other processes have made since: commits are read with them. */
@@ -32,13 +33,29 @@ export interface OpenedDisk {
 /** Where disk keys come from: 32 bytes, or undefined for a disk that this process has no key of. */
 export type DiskKeys = (diskId: string) => Uint8Array | undefined;
 
-/** `storeId` from `ensureStoreRecord` or `readStoreRecord`. */
-export function openMoverStore(context: StoreContext, options: { readonly storeId: string; readonly keys: DiskKeys }): MoverStore {
-  const { storeId, keys } = options;
+/** Asks the store nothing yet. `expectedStoreId`: what it said of itself when groups were prepared in it. */
+export function openMoverStore(context: StoreContext, options: { readonly keys: DiskKeys; readonly expectedStoreId?: string }): MoverStore {
+  const { keys, expectedStoreId } = options;
+  let record: Promise<StoreRecord> | undefined;
   const disks = new Map<string, Promise<OpenedDisk>>();
   const opened = new Map<string, OpenedDisk>();
 
+  const identify = async (): Promise<string> => {
+    if (!record) {
+      const reading = readStoreRecord(context);
+      record = reading;
+      reading.catch(() => (record = undefined)); // The next call tries again; this one's caller has the error.
+    }
+    const { storeId } = await record;
+    if (expectedStoreId === undefined || storeId === expectedStoreId) return storeId;
+    throw new Fault("STORE_FOREIGN", `The store says that it is "${storeId}", expected "${expectedStoreId}"`, {
+      details: { storeId, expectedStoreId },
+      hint: "The bucket was replaced: correct the store's address, or move the state folder of this master target away and protect again.",
+    });
+  };
+
   const open = async (disk: { readonly diskId: string } & DiskShape, create: boolean): Promise<OpenedDisk> => {
+    const storeId = await identify();
     const { diskId, sizeBytes, sectorBytes } = disk;
     const shape = { sizeBytes, sectorBytes };
     const keyring = await openKeyring(context, { storeId, diskId, diskKey: keys(diskId), create });
@@ -49,8 +66,8 @@ export function openMoverStore(context: StoreContext, options: { readonly storeI
   };
 
   return {
-    storeId,
     context,
+    storeId: identify,
     openDisk(disk, more = {}) {
       const known = disks.get(disk.diskId);
       if (known) return known;

@@ -35,9 +35,9 @@ interface World {
 
 async function world(t: TestContext, objects: ObjectStore, options: { readonly diskBlocks: readonly number[]; readonly seed: number; readonly patienceMs?: number }): Promise<World> {
   const context: StoreContext = { store: objects, root: "site", clock: systemClock, random: systemRandom, retry: { attempts: 4, firstMs: 20, mostMs: 200 } };
-  const { storeId } = await ensureStoreRecord(context);
+  await ensureStoreRecord(context);
   const source = new ScriptedSource(options.diskBlocks, options.seed);
-  const open = (): MoverStore => openMoverStore(context, { storeId, keys: diskKeys });
+  const open = (): MoverStore => openMoverStore(context, { keys: diskKeys });
   const store = open();
   const shapes = source.disks.map((disk) => ({ diskId: disk.diskId, sizeBytes: disk.content.length, sectorBytes: 512 }));
   for (const shape of shapes) await store.openDisk(shape, { create: true });
@@ -102,8 +102,8 @@ async function comparePoints(made: World, least: number): Promise<number[]> {
 }
 
 async function compareDisk(made: World, member: { diskId: string; branch: string; seq: number; commitHash: string }, expected: Uint8Array, barrier: number): Promise<void> {
-  const { keyring, context } = await made.store.openDisk({ diskId: member.diskId, sizeBytes: expected.length, sectorBytes: 512 });
-  const image = await openImage(context, { ...member, keyring, storeId: made.store.storeId });
+  const { keyring, context, storeId } = await made.store.openDisk({ diskId: member.diskId, sizeBytes: expected.length, sectorBytes: 512 });
+  const image = await openImage(context, { ...member, keyring, storeId });
   assert.equal(image.sizeBytes, expected.length);
   const seen = new Uint8Array(expected.length);
   await image.read(seen, 0);

@@ -1,0 +1,164 @@
+/**
+ * The exports of a master target: one child process each, kept running, opened again from their records after any restart.
+ *
+ * An export is open from the moment its record is durable until the record says closed. In between nothing but a close ends it: a
+ * dead child is replaced, and so is a dead master target.
+ */
+import { Fault, isFault } from "#model/fault.ts";
+import type { Log } from "#ports/log.ts";
+import type { ExportMode, ExportStatus } from "#ports/master-target.ts";
+import type { RecoveryPoint } from "#ports/replication.ts";
+import type { ExportDisk, ExportRecord, ExportRecords } from "./export-record.ts";
+import type { ExportFigures } from "./running-export.ts";
+import type { SupervisedChild } from "./supervised-child.ts";
+
+export interface ExportSupervisor {
+  /** Start what the records say is open. */
+  restore(): Promise<void>;
+  find(operationId: string): ExportRecord | undefined;
+  /** Throws REFUSED for an operation whose export was closed; what opening it throws. */
+  open(record: ExportRecord): Promise<ExportStatus>;
+  /** Throws NOT_FOUND. */
+  status(operationId: string): ExportStatus;
+  close(request: { readonly operationId: string; readonly discard: boolean }): Promise<void>;
+  list(groupId: string | undefined): readonly ExportStatus[];
+  stop(): Promise<void>;
+}
+
+export interface ExportSupervisorDeps {
+  readonly records: ExportRecords;
+  /** A child that runs `record` and reports its figures. */
+  readonly start: (record: ExportRecord, onFigures: (figures: ExportFigures) => void) => SupervisedChild;
+  readonly log: Log;
+  readonly openTimeoutMs?: number;
+}
+
+interface Export {
+  record: ExportRecord;
+  child: SupervisedChild | undefined;
+  figures: ExportFigures;
+}
+
+const OPEN_MS = 90_000;
+const CLOSE_MS = 90_000;
+const NO_FIGURES: ExportFigures = { barrier: 0, barrierCutAtMs: 0, overlayBytes: 0, writtenBytes: 0 };
+
+export function exportSupervisor(deps: ExportSupervisorDeps): ExportSupervisor {
+  const { records, log } = deps;
+  const exports = new Map<string, Export>();
+  /** Opening and closing of one export, one at a time. */
+  const queues = new Map<string, Promise<unknown>>();
+  const inTurn = <Result>(operationId: string, work: () => Promise<Result>): Promise<Result> => {
+    const done = (queues.get(operationId) ?? Promise.resolve()).then(work);
+    queues.set(operationId, done.catch(() => undefined)); // Its caller has the error.
+    return done;
+  };
+
+  const startChild = (entry: Export): SupervisedChild => {
+    entry.child ??= deps.start(entry.record, (figures) => (entry.figures = figures));
+    return entry.child;
+  };
+
+  const get = (operationId: string): Export => {
+    const entry = exports.get(operationId);
+    if (entry) return entry;
+    throw new Fault("NOT_FOUND", `There is no export of operation "${operationId}"`, { details: { operationId } });
+  };
+
+  return {
+    async restore() {
+      for (const record of await records.load()) {
+        const entry: Export = { record, child: undefined, figures: NO_FIGURES };
+        exports.set(record.operationId, entry);
+        if (!record.closed) startChild(entry);
+      }
+    },
+    find: (operationId) => exports.get(operationId)?.record,
+    open: (record) =>
+      inTurn(record.operationId, async () => {
+        const known = exports.get(record.operationId);
+        if (known?.record.closed) {
+          throw new Fault("REFUSED", `The export of operation "${record.operationId}" was closed`, { hint: "Start a new operation to export the point again." });
+        }
+        const entry: Export = known ?? { record, child: undefined, figures: NO_FIGURES };
+        if (!known) {
+          await records.save(record);
+          exports.set(record.operationId, entry);
+        }
+        await startChild(entry).call("figures", {}, { timeoutMs: deps.openTimeoutMs ?? OPEN_MS });
+        return statusOf(entry);
+      }),
+    status: (operationId) => statusOf(get(operationId)),
+    close: ({ operationId, discard }) =>
+      inTurn(operationId, async () => {
+        const entry = exports.get(operationId);
+        if (!entry) return; // Never opened here, or its record is gone: there is nothing to close.
+        if (entry.child) {
+          // A branch that was fenced or a discarded overlay that cannot be committed must not keep the export open for ever.
+          const commit = entry.record.mode === "read-write";
+          await entry.child.call("close", { commit }, { timeoutMs: CLOSE_MS }).catch((error: unknown) => {
+            if (!isFault(error) || (commit && !discard && error.code !== "FENCED")) throw error;
+            log.warn("An export was closed without its last commit", { operationId, fault: error.toJSON() });
+          });
+        }
+        entry.record = { ...entry.record, closed: true };
+        await records.save(entry.record);
+        await entry.child?.stop();
+        entry.child = undefined;
+        if (discard || entry.record.mode !== "read-write") await records.clear(entry.record);
+      }),
+    list: (groupId) => [...exports.values()].filter(({ record }) => !record.closed && (groupId === undefined || record.groupId === groupId)).map(statusOf),
+    async stop() {
+      await Promise.all([...exports.values()].map(({ child }) => child?.stop()));
+    },
+  };
+}
+
+function statusOf({ record, figures }: Export): ExportStatus {
+  return {
+    operationId: record.operationId,
+    groupId: record.groupId,
+    pointId: record.pointId,
+    mode: record.mode,
+    disks: record.disks.map((disk) => ({
+      diskId: disk.diskId,
+      machine: disk.machine,
+      url: `nbd+unix:///${encodeURIComponent(disk.diskId)}?socket=${encodeURIComponent(disk.socket).replaceAll("%2F", "/")}`,
+      sizeBytes: disk.sizeBytes,
+      ...(disk.bootIndex === undefined ? {} : { bootIndex: disk.bootIndex }),
+    })),
+    ...(record.branch === undefined ? {} : { branch: record.branch }),
+    barrier: figures.barrier,
+    barrierCutAtMs: figures.barrierCutAtMs,
+    overlayBytes: figures.overlayBytes,
+    writtenBytes: figures.writtenBytes,
+  };
+}
+
+/** A record for a point. Throws NOT_FOUND for a disk of the point that the group does not know. */
+export function exportRecordOf(request: {
+  readonly operationId: string;
+  readonly point: RecoveryPoint;
+  readonly mode: ExportMode;
+  readonly disks: readonly Omit<ExportDisk, "member" | "socket">[];
+  readonly socketOf: (diskIndex: number) => string;
+  readonly branch?: string;
+  readonly groupEpoch?: number;
+}): ExportRecord {
+  const { point } = request;
+  return {
+    operationId: request.operationId,
+    groupId: point.groupId,
+    pointId: point.id,
+    mode: request.mode,
+    disks: point.members.map((member, index) => {
+      const disk = request.disks.find(({ diskId }) => diskId === member.diskId);
+      if (!disk) throw new Fault("NOT_FOUND", `Disk "${member.diskId}" of point "${point.id}" is not known to its group`, { details: { diskId: member.diskId } });
+      const { diskId, machine, sizeBytes, sectorBytes, bootIndex } = disk;
+      return { diskId, machine, sizeBytes, sectorBytes, ...(bootIndex === undefined ? {} : { bootIndex }), member, socket: request.socketOf(index) };
+    }),
+    ...(request.branch === undefined ? {} : { branch: request.branch }),
+    ...(request.groupEpoch === undefined ? {} : { groupEpoch: request.groupEpoch }),
+    closed: false,
+  };
+}
