@@ -100,7 +100,7 @@ export async function completeBarriers(
   );
   for (const cycle of [...cycles].filter((number) => number > known).sort((a, b) => a - b)) {
     const own = histories.flatMap(({ commits }) => commits.find((commit) => commit.cycle === cycle) ?? []);
-    if (own.length < Math.max(...own.map((commit) => commit.cycleDisks ?? disks.length))) continue;
+    if (own.length < Math.max(...own.map((commit) => commit.cycleDisks ?? disks.length))) continue; // [every member]
     const members = histories.map(({ diskId, commits, before }) =>
       barrierMember(diskId, branch, commits.find((commit) => commit.cycle <= cycle) ?? before),
     );

@@ -6,6 +6,7 @@
  *
  * Source: docs/replication.md, "Moves".
  */
+import { Fault } from "#model/fault.ts";
 import { decodeGroupClaim, encodeGroupClaim, type GroupClaim } from "#model/format/records.ts";
 import type { RecoveryPoint } from "#ports/replication.ts";
 import { completeBarriers, type GroupContext } from "./barriers.ts";
@@ -21,6 +22,11 @@ export interface FenceGroup {
   /** Members; when the operation is resumed, those of its claim are used. */
   readonly disks: readonly string[];
   readonly holder: string;
+  /**
+   * Newest group epoch that whoever gave the order knew. If another operation has claimed a newer one, this order is out of date and FENCED:
+   * without it, a late attempt of an old order could overtake a newer one.
+   */
+  readonly knownEpoch?: number;
 }
 
 export interface FencedGroup {
@@ -37,8 +43,8 @@ export async function fenceGroup(group: GroupContext, request: FenceGroup): Prom
   const claim = await claimGroupEpoch(group, request);
   const { groupEpoch, branch, operation, activeSite } = claim;
   const move = { operation, groupEpoch, activeSite, branch, holder: request.holder };
-  const disks = await Promise.all(claim.disks.map((diskId) => fenceDisk(group.disk(diskId), move)));
-  await completeBarriers(group, { branch, groupEpoch, disks });
+  const disks = await Promise.all(claim.disks.map((diskId) => fenceDisk(group.disk(diskId), move))); // [fence first]
+  await completeBarriers(group, { branch, groupEpoch, disks }); // [complete barriers]
   const [newestPoint] = await listPoints(group, { limit: 1, branch });
   return { groupEpoch, branch, disks, newestPoint };
 }
@@ -59,7 +65,9 @@ export async function claimGroupEpoch(
       const claim = await readGroupClaim(group, epoch);
       if (claim.operation === operation) return claim;
     }
-    const groupEpoch = (epochs.at(-1) ?? 0) + 1;
+    const highest = epochs.at(-1) ?? 0;
+    if (highest > (request.knownEpoch ?? highest)) throw outOfDate(group, request, highest); // [known epoch]
+    const groupEpoch = highest + 1;
     const branch = request.branch ?? (await readHighestClaim(group.disk(disks[0]!))).branch;
     const claim: GroupClaim = {
       groupEpoch,
@@ -87,4 +95,15 @@ export async function claimGroupEpoch(
 async function readGroupClaim(group: GroupContext, groupEpoch: number): Promise<GroupClaim> {
   const key = group.names.epoch(groupEpoch);
   return decodeGroupClaim(await withRetries(group, () => group.store.get(key, storeOptions(group))), key);
+}
+
+function outOfDate(group: GroupContext, { operation, knownEpoch }: FenceGroup, highest: number): Fault {
+  return new Fault(
+    "FENCED",
+    `Operation "${operation}" was ordered at epoch ${knownEpoch} of group "${group.groupId}", which is at ${highest} now`,
+    {
+      details: { reason: "moved", groupId: group.groupId, epoch: knownEpoch ?? 0, newerEpoch: highest },
+      hint: "Another operation has moved the group meanwhile: look at its state, and give the order again if it is still wanted.",
+    },
+  );
 }

@@ -3,11 +3,15 @@
  * in which calls are made.
  */
 import { Fault } from "#model/fault.ts";
-import type { ObjectStore } from "#ports/object-store.ts";
+import type { ObjectEntry, ObjectStore } from "#ports/object-store.ts";
 
 export interface MemoryStore extends ObjectStore {
   /** What is there; for tests to look at, and to damage. */
-  readonly objects: Map<string, Uint8Array>;
+  readonly objects: ReadonlyMap<string, Uint8Array>;
+  /** Put `data` at `key`, whatever is there: damage. */
+  overwrite(key: string, data: Uint8Array): void;
+  /** What `list` yields, at once. */
+  entries(prefix: string, options?: { readonly startAfter?: string; readonly limit?: number }): ObjectEntry[];
 }
 
 export function memoryStore(): MemoryStore {
@@ -15,8 +19,21 @@ export function memoryStore(): MemoryStore {
   // Kept sorted as keys come and go: simulations list often, and keys mostly arrive in order.
   const keys: string[] = [];
 
+  const entries: MemoryStore["entries"] = (prefix, { startAfter = "", limit = Number.POSITIVE_INFINITY } = {}) => {
+    const found: ObjectEntry[] = [];
+    const from = startAfter >= prefix ? firstAfter(keys, startAfter) : firstFrom(keys, prefix);
+    for (let at = from; at < keys.length && found.length < limit && keys[at]!.startsWith(prefix); at++) {
+      found.push({ key: keys[at]!, size: objects.get(keys[at]!)!.length });
+    }
+    return found;
+  };
+
   return {
     objects,
+    overwrite(key, data) {
+      if (!objects.has(key)) insert(keys, key);
+      objects.set(key, data);
+    },
     async create(key, body, options) {
       options?.signal?.throwIfAborted();
       if (objects.has(key)) return "exists";
@@ -36,15 +53,10 @@ export function memoryStore(): MemoryStore {
       const object = objects.get(key);
       return object && { size: object.length };
     },
+    entries,
     async *list(prefix, options) {
       options?.signal?.throwIfAborted();
-      const { startAfter = "", limit = Number.POSITIVE_INFINITY } = options ?? {};
-      const found: string[] = [];
-      const from = startAfter >= prefix ? firstAfter(keys, startAfter) : firstFrom(keys, prefix);
-      for (let at = from; at < keys.length && found.length < limit && keys[at]!.startsWith(prefix); at++) {
-        found.push(keys[at]!);
-      }
-      for (const key of found) yield { key, size: objects.get(key)?.length ?? 0 };
+      yield* entries(prefix, options);
     },
     async delete(gone, options) {
       options?.signal?.throwIfAborted();
@@ -88,13 +100,17 @@ function firstAfter(keys: readonly string[], key: string): number {
   return keys[at] === key ? at + 1 : at;
 }
 
-/** UTF-8 byte order. */
+/** UTF-8 byte order: that of code points. JavaScript compares UTF-16 units, where surrogates stand below U+E000 … U+FFFF. */
 function inOrder(a: string, b: string): boolean {
-  return isPlain(a) && isPlain(b) ? a < b : Buffer.compare(Buffer.from(a), Buffer.from(b)) < 0;
+  const length = Math.min(a.length, b.length);
+  for (let at = 0; at < length; at++) {
+    const x = a.charCodeAt(at);
+    const y = b.charCodeAt(at);
+    if (x !== y) return rank(x) < rank(y);
+  }
+  return a.length < b.length;
 }
 
-/** In ASCII the order of UTF-16 units is that of bytes. */
-function isPlain(key: string): boolean {
-  // eslint-disable-next-line no-control-regex
-  return !/[^\x00-\x7f]/.test(key);
+function rank(unit: number): number {
+  return unit >= 0xd800 && unit <= 0xdfff ? unit + 0x2000 : unit >= 0xe000 ? unit - 0x800 : unit;
 }
