@@ -41,7 +41,7 @@ export interface ExportFigures {
 
 export interface RunningExport {
   figures(): ExportFigures;
-  /** Serve no more. With `commit` the branch gets what it lacks first; throws what the store said, and then still serves nothing. */
+  /** Serve no more, for good. With `commit` the branch gets what it lacks first; throws what the store said, and can then be tried again. */
   close(options: { readonly commit: boolean }): Promise<void>;
 }
 
@@ -112,21 +112,23 @@ export async function runExport(environment: ExportEnvironment): Promise<Running
     throw error;
   }
 
+  const figuresNow = (): ExportFigures => ({
+    barrier: committer?.barrier ?? 0,
+    barrierCutAtMs: committer?.barrierCutAtMs ?? 0,
+    overlayBytes: served.reduce((sum, { overlay }) => sum + (overlay?.allocatedBytes() ?? 0), 0),
+    writtenBytes: served.reduce((sum, { capture }) => sum + (capture?.numbers().writtenBytes ?? 0), 0),
+    ...(committer?.fault === undefined ? {} : { fault: faultText(committer.fault) }),
+  });
+  let last: ExportFigures | undefined;
+
   return {
-    figures: () => ({
-      barrier: committer?.barrier ?? 0,
-      barrierCutAtMs: committer?.barrierCutAtMs ?? 0,
-      overlayBytes: served.reduce((sum, { overlay }) => sum + (overlay?.allocatedBytes() ?? 0), 0),
-      writtenBytes: served.reduce((sum, { capture }) => sum + (capture?.numbers().writtenBytes ?? 0), 0),
-      ...(committer?.fault === undefined ? {} : { fault: faultText(committer.fault) }),
-    }),
+    figures: () => last ?? figuresNow(),
     async close({ commit }) {
+      if (last) return;
       await Promise.all(served.map(({ server }) => server.close()));
-      try {
-        if (commit) await committer?.commitAll();
-      } finally {
-        await closeAll();
-      }
+      if (commit) await committer?.commitAll();
+      last = figuresNow(); // The overlays cannot be asked once they are closed.
+      await closeAll();
     },
   };
 }

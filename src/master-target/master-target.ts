@@ -1,0 +1,265 @@
+/**
+ * What a target site does for its groups: the port `MasterTarget`, on top of the store, one mover and the exports.
+ *
+ * Invariants:
+ * - every method finds what it made when it is called again: by the operation in the store, by the record in the state folder;
+ * - safety is the store's (claims, fences, create-only commits); the mover is told of a fence only so that its source hears at once;
+ * - a read-write export exists only for the site that the group's claim names, on a branch of its own.
+ */
+import { createHmac, createSecretKey } from "node:crypto";
+import { Fault, isFault } from "#model/fault.ts";
+import { isName } from "#model/format/fields.ts";
+import { parsePointId, storeNames } from "#model/format/object-names.ts";
+import type { Mac } from "#model/format/records.ts";
+import type { Log } from "#ports/log.ts";
+import type { ExportMode, ExportStatus, GroupDisk, MasterTarget } from "#ports/master-target.ts";
+import type { Address } from "#ports/link.ts";
+import type { GroupProgress, RecoveryPoint } from "#ports/replication.ts";
+import { createOnce } from "../data-mover/create-once.ts";
+import { readIfThere } from "../data-mover/disk-context.ts";
+import { claimBranch, createBranch, createDisk, ROOT } from "../data-mover/disk-moves.ts";
+import { claimGroupEpoch, fenceGroup } from "../data-mover/group-fence.ts";
+import { ensureStoreRecord, type MoverStore } from "../data-mover/mover-store.ts";
+import { bookmark, listPoints, readPoint, type Bookmarks } from "../data-mover/points.ts";
+import { deriveMacKey } from "../data-mover/sealing.ts";
+import { probeStore } from "../data-mover/store-probe.ts";
+import { exportBranch, socketPath, type ExportRecord } from "./export-record.ts";
+import { exportRecordOf, type ExportSupervisor } from "./export-supervisor.ts";
+import type { GroupRegister, RegisteredGroup } from "./group-register.ts";
+import type { KeyFile } from "./key-file.ts";
+import type { ProgressBoard } from "./progress-board.ts";
+
+export interface MasterTargetDeps {
+  readonly site: string;
+  readonly name: string;
+  readonly stateDir: string;
+  /** What process servers dial. */
+  readonly advertise: Address;
+  readonly store: MoverStore;
+  readonly storeEndpoint: string;
+  /** Make the bucket if there is none and we may. */
+  readonly ensureBucket: () => Promise<void>;
+  readonly keys: KeyFile;
+  readonly register: GroupRegister;
+  readonly exports: ExportSupervisor;
+  readonly progress: ProgressBoard;
+  readonly mover: MoverControl;
+  readonly log: Log;
+}
+
+/** What is asked of the mover's process. */
+export interface MoverControl {
+  /** Receive exactly these groups; with a fault for the source of a group whose stream has to end. */
+  putGroup(group: RegisteredGroup): Promise<void>;
+  dropGroup(groupId: string, fault: Fault): Promise<void>;
+  endStream(groupId: string, fault: Fault): Promise<void>;
+}
+
+const PROBE_VALID_MS = 86_400_000;
+const OBSERVE_MS_MAX = 60_000;
+
+export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
+  const { site, store, keys, register, exports, progress, mover, log } = deps;
+  const { clock } = store.context;
+  const holder = `${site}/${deps.name}/${process.pid}`;
+  let probed: { readonly storeId: string; readonly checkedAtMs: number; readonly endpoint: string } | undefined;
+
+  const probe = async () => {
+    if (probed && clock.now() - probed.checkedAtMs < PROBE_VALID_MS) return probed;
+    await deps.ensureBucket();
+    await probeStore(store.context);
+    await ensureStoreRecord(store.context);
+    probed = { storeId: await store.storeId(), checkedAtMs: clock.now(), endpoint: deps.storeEndpoint };
+    return probed;
+  };
+
+  const openGroup = async (group: Pick<RegisteredGroup, "groupId" | "disks">) => {
+    await Promise.all(group.disks.map((disk) => store.openDisk(disk)));
+    return store.group(group.groupId, group.disks.map(({ diskId }) => diskId));
+  };
+
+  const bookmarks = async (): Promise<Bookmarks> => {
+    const key = deriveMacKey(createSecretKey(keys.tenantKey), await store.storeId());
+    const mac: Mac = (data) => createHmac("sha256", key).update(data).digest();
+    return { mac, log };
+  };
+
+  const pointOf = async (group: RegisteredGroup, selector: string): Promise<RecoveryPoint> => {
+    const context = await openGroup(group);
+    if (selector === "latest") {
+      const [newest] = await listPoints(context, { limit: 1, branch: group.branch });
+      if (newest) return newest;
+      throw new Fault("NO_POINT", `Group "${group.groupId}" has no recovery point yet`, { hint: "Wait for the initial sync to end; `leeward group show` has its progress." });
+    }
+    const parsed = parsePointId(selector);
+    if (!parsed) throw new Fault("POINT_NOT_FOUND", `"${selector}" is no point, expected a point id or "latest"`, { hint: "List the points of the group: `leeward points list`." });
+    const point = await readPoint(context, parsed.barrier, await bookmarks());
+    if (point.id === selector) return point;
+    throw new Fault("POINT_NOT_FOUND", `Group "${group.groupId}" has no point "${selector}"`, { hint: "List the points of the group: `leeward points list`." });
+  };
+
+  /** The branch that a read-write export writes: made from the point, and claimed for this site. */
+  const claimExportBranch = async (group: RegisteredGroup, point: RecoveryPoint, operation: string): Promise<string> => {
+    if (group.activeSite !== site) {
+      throw new Fault("REFUSED", `Group "${group.groupId}" is active at site "${group.activeSite}": a writable export would make two of it`, {
+        hint: "Fail the group over first, or open the export as throw-away for a test.",
+      });
+    }
+    const context = await openGroup(group);
+    const branch = exportBranch(operation);
+    const { groupEpoch } = group;
+    for (const member of point.members) {
+      const parent = { branch: member.branch, seq: member.seq, commitHash: member.commitHash };
+      await createBranch(context.disk(member.diskId), { branch, parent, reason: "failover", operation });
+    }
+    for (const member of point.members) {
+      await claimBranch(context.disk(member.diskId), { operation, groupEpoch, activeSite: site, branch, holder });
+    }
+    return branch;
+  };
+
+  const makeRecord = async (group: RegisteredGroup, request: { readonly operationId: string; readonly point: string; readonly mode: ExportMode }): Promise<ExportRecord> => {
+    const { operationId, mode } = request;
+    const point = await pointOf(group, request.point);
+    const branch = mode === "read-write" ? await claimExportBranch(group, point, operationId) : undefined;
+    return exportRecordOf({
+      operationId,
+      point,
+      mode,
+      disks: group.disks,
+      socketOf: (index) => socketPath(deps.stateDir, operationId, index),
+      ...(branch === undefined ? {} : { branch, groupEpoch: group.groupEpoch }),
+    });
+  };
+
+  return {
+    probeStore: async () => probe(),
+
+    async prepareGroup({ groupId, operationId, groupName, sourceSite, disks, record }) {
+      checkGroup({ groupId, operationId, disks });
+      const { storeId } = await probe();
+      const diskIds = disks.map(({ diskId }) => diskId);
+      await keys.ensure(diskIds);
+      for (const disk of disks) {
+        const { keyring } = await store.openDisk(disk, { create: true });
+        await keyring.current(); // Made, stored, and read back: what we seal from now on, we can open.
+      }
+      const context = await store.group(groupId, diskIds);
+      const { groupEpoch } = await claimGroupEpoch(context, { operation: operationId, activeSite: sourceSite, disks: diskIds, holder, branch: ROOT });
+      await Promise.all(diskIds.map((diskId) => createDisk(context.disk(diskId), { operation: operationId, groupEpoch, activeSite: sourceSite, holder })));
+      const group: RegisteredGroup = { groupId, groupName, sourceSite, activeSite: sourceSite, branch: ROOT, groupEpoch, disks, operationId, record, released: false };
+      await writeCatalog(group);
+      const known = register.find(groupId);
+      // A late repeat of a finished operation must not take the group back to where it began.
+      if (!known || known.operationId !== operationId) await register.put(group, storeId);
+      const current = register.get(groupId);
+      if (!current.released) await mover.putGroup(current);
+      if (!progress.get(groupId)) progress.put(waitingProgress(current, undefined, clock.now()));
+      return { ...deps.advertise, branch: current.branch, groupEpoch: current.groupEpoch };
+    },
+
+    async observeGroup({ groupId, cursor, waitMs }) {
+      const group = register.get(groupId);
+      if (!progress.get(groupId)) progress.put(waitingProgress(group, undefined, clock.now()));
+      const seen = await progress.observe(groupId, { cursor, waitMs: Math.min(waitMs, OBSERVE_MS_MAX) });
+      if (seen) return seen;
+      throw new Fault("NOT_FOUND", `Group "${groupId}" was released meanwhile`, { details: { groupId } });
+    },
+
+    async listPoints({ groupId, limit }) {
+      const context = await openGroup(register.get(groupId));
+      return listPoints(context, { ...(limit === undefined ? {} : { limit }), bookmarks: await bookmarks() });
+    },
+
+    async bookmark({ groupId, operationId, barrier, name }) {
+      const context = await openGroup(register.get(groupId));
+      return bookmark(context, { operation: operationId, barrier, name }, await bookmarks());
+    },
+
+    async fence({ groupId, operationId, activeSite }) {
+      const group = register.get(groupId);
+      const context = await openGroup(group);
+      const diskIds = group.disks.map(({ diskId }) => diskId);
+      const fenced = await fenceGroup(context, { operation: operationId, activeSite, disks: diskIds, holder });
+      // A repeat of an older fence must not undo what a newer one has recorded.
+      if (fenced.groupEpoch >= group.groupEpoch) {
+        await register.put({ ...group, activeSite, branch: fenced.branch, groupEpoch: fenced.groupEpoch }, await store.storeId());
+      }
+      if (activeSite !== group.sourceSite) await tellFenced(group, activeSite);
+      return { groupEpoch: fenced.groupEpoch, newestPoint: fenced.newestPoint };
+    },
+
+    async openExport({ groupId, operationId, point, mode }): Promise<ExportStatus> {
+      const group = register.get(groupId);
+      const record = exports.find(operationId) ?? (await makeRecord(group, { operationId, point, mode }));
+      if (record.groupId === groupId && record.mode === mode) return exports.open(record);
+      throw new Fault("REFUSED", `Operation "${operationId}" has an export of group "${record.groupId}" as ${record.mode} already`, { hint: "Use an operation id of its own for each export." });
+    },
+    exportStatus: async ({ operationId }) => exports.status(operationId),
+    closeExport: async ({ operationId, discard }) => exports.close({ operationId, discard }),
+    listExports: async ({ groupId }) => exports.list(groupId),
+
+    async releaseGroup({ groupId }) {
+      const group = register.find(groupId);
+      if (!group || group.released) return;
+      await register.put({ ...group, released: true }, await store.storeId());
+      await mover.dropGroup(groupId, new Fault("NOT_FOUND", `Group "${groupId}" is not received here any more`));
+      progress.drop(groupId);
+    },
+  };
+
+  /** Create-only and for people and `adopt`: what was prepared. */
+  async function writeCatalog(group: RegisteredGroup): Promise<void> {
+    const key = storeNames(store.context.root).catalog(`groups/${group.groupId}/${createHmac("sha256", "operation").update(group.operationId).digest("hex").slice(0, 16)}.json`);
+    await createOnce(store.context, {
+      key,
+      body: Buffer.from(`${JSON.stringify({ format: 1, ...group })}\n`),
+      look: () => readIfThere(store.context, key),
+      isMine: () => true,
+    });
+  }
+
+  /** So that the source hears at once. The store has fenced it already; a mover that cannot be told finds out at its next commit. */
+  async function tellFenced(group: RegisteredGroup, activeSite: string): Promise<void> {
+    const fault = new Fault("FENCED", `Group "${group.groupId}" belongs to site "${activeSite}" now`, {
+      details: { reason: "moved", activeSite },
+      hint: "The group was failed over: run `leeward group show` to see where it is active.",
+    });
+    progress.patch(group.groupId, { state: "fenced", connected: false, fault: { code: fault.code, message: fault.message, hint: fault.hint ?? "" } });
+    try {
+      await mover.endStream(group.groupId, fault);
+    } catch (error) {
+      if (!isFault(error)) throw error;
+      log.warn("The mover could not be told of a fence", { group: group.groupId, fault: error.toJSON() });
+    }
+  }
+}
+
+/** What is known of a group whose source has not come yet. */
+export function waitingProgress(group: RegisteredGroup, newest: RecoveryPoint | undefined, nowMs: number): GroupProgress {
+  return {
+    groupId: group.groupId,
+    state: group.activeSite === group.sourceSite ? "waiting" : "fenced",
+    connected: false,
+    disks: group.disks.map(({ diskId, sizeBytes }) => ({ diskId, sizeBytes, epoch: 0, seq: 0, cycle: 0, syncRemainingBytes: 0, syncTotalBytes: 0 })),
+    currentAsOfMs: newest?.cutAtMs ?? 0,
+    barrier: newest?.barrier ?? 0,
+    barrierCutAtMs: newest?.cutAtMs ?? 0,
+    barrierCommittedAtMs: newest?.cutAtMs ?? 0,
+    commits: 0,
+    shippedBytes: 0,
+    storedBytes: 0,
+    syncBytesPerSecond: 0,
+    backlogBytes: 0,
+    writtenBytes: 0,
+    observedAtMs: nowMs,
+  };
+}
+
+/** Ids become parts of keys: what does not fit is refused before anything is made. */
+function checkGroup(request: { readonly groupId: string; readonly operationId: string; readonly disks: readonly GroupDisk[] }): void {
+  const wrong = (what: string, value: string): Fault => new Fault("USAGE", `${what} "${value}" must be letters, digits or ". _ -", and not too long`, { hint: "Choose another name." });
+  if (!isName(request.groupId, 64)) throw wrong("Group id", request.groupId);
+  if (request.disks.length === 0) throw new Fault("USAGE", `Group "${request.groupId}" has no disks`);
+  for (const { diskId } of request.disks) if (!isName(diskId, 36)) throw wrong("Disk id", diskId);
+}
