@@ -19,7 +19,7 @@ import { runLogged } from "./progress.mjs";
 
 /** From this version on `go` fetches the toolchain that tools/go.mod names, from the module proxy. */
 const FETCHES_TOOLCHAINS = "1.21";
-const FLAGS = ["-trimpath", "-mod=readonly", "-ldflags", "-s -w"];
+const FLAGS = ["-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", "-s -w"];
 
 export function missingGoTools(parts, uses) {
   return parts.go.tools.filter(

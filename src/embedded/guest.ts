@@ -82,7 +82,7 @@ async function build(folder: string): Promise<void> {
   try {
     const kernel = await ensureKernel();
     const ledgerd = path.join(draft, "ledgerd");
-    const flags = ["build", "-trimpath", "-ldflags", "-s -w", "-o", ledgerd, "."];
+    const flags = ["build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", ledgerd, "."];
     await runStep(await findTool("go"), flags, {
       cwd: path.join(sources, "ledgerd"),
       env: { CGO_ENABLED: "0", GOFLAGS: "" },
