@@ -39,8 +39,11 @@ export interface ReadCycle extends OpenCycle {
 
 const READ_BLOCKS = 64;
 
-/** Sweeps a part of what is unsynced, then cuts all disks at one moment. Undefined when the cut came to nothing; it is discarded then. */
-export async function cutTogether(disks: readonly Tracked[], cutId: number, now: () => number, sweepBlocks: number): Promise<OpenCycle | undefined> {
+/**
+ * Sweeps a part of what is unsynced, then cuts all disks at one moment, each message `pause` later than it need be. Undefined when the
+ * cut came to nothing; it is discarded then.
+ */
+export async function cutTogether(disks: readonly Tracked[], cutId: number, now: () => number, sweepBlocks: number, pause: () => Promise<void>): Promise<OpenCycle | undefined> {
   const swept: Piece[][] = [];
   let wasSynced = true;
   for (const disk of disks) {
@@ -50,10 +53,17 @@ export async function cutTogether(disks: readonly Tracked[], cutId: number, now:
   }
   const after = now();
   try {
-    await Promise.all(disks.map((disk) => disk.hold(cutId)));
-    await Promise.all(disks.map((disk) => disk.mark(cutId)));
+    const late = async <T>(action: (disk: Tracked) => Promise<T>): Promise<T[]> =>
+      Promise.all(
+        disks.map(async (disk) => {
+          await pause();
+          return action(disk);
+        }),
+      );
+    await late((disk) => disk.hold(cutId));
+    await late((disk) => disk.mark(cutId));
     const before = now();
-    const held = (await Promise.all(disks.map((disk) => disk.release(cutId)))).every(Boolean);
+    const held = (await late((disk) => disk.release(cutId))).every(Boolean);
     return { cutId, after, before, swept, wasSynced, held };
   } catch (error) {
     if (!isFault(error)) throw error;

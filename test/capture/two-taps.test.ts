@@ -127,6 +127,7 @@ async function runHistory(options: { seconds: number; frozenBytesMax: number; ki
     const replicas = sectors.map((count) => Buffer.alloc(count * SECTOR));
     const stop = Promise.withResolvers<void>();
     const writing = history.run(taps.map((tap) => tap.disk), 12, stop.promise);
+    writing.catch(() => undefined); // When the judge has failed, the disks go away under the writers.
     const end = performance.now() + options.seconds * 1000;
     const counts = { points: 0, cuts: 0, lost: 0, overflows: 0 };
     // A cut that is not committed breaks the chain: points begin again with the first cycle that was begun after it came back to dirty.
@@ -139,7 +140,7 @@ async function runHistory(options: { seconds: number; frozenBytesMax: number; ki
 
     async function settleOldest(): Promise<void> {
       const cycle = await open.shift()!;
-      if (cycle === undefined || random() < 0.06) {
+      if (cycle === undefined || random() < 0.12) {
         if (cycle !== undefined) await discardAll(tracked, cycle.cutId);
         counts.lost++;
         brokenAt = history.now();
@@ -154,13 +155,13 @@ async function runHistory(options: { seconds: number; frozenBytesMax: number; ki
     }
 
     let killsLeft = options.kills;
-    for (let cutId = 1; performance.now() < end || counts.points === 0 || killsLeft > 0; cutId++) {
+    for (let cutId = 1; performance.now() < end || killsLeft > 0; cutId++) {
       if (killsLeft > 0 && random() < 0.08) {
         killsLeft--;
         await taps[killsLeft % taps.length]!.kill();
         brokenAt = history.now();
       }
-      const cycle = await cutTogether(tracked, cutId, history.now, 2000);
+      const cycle = await cutTogether(tracked, cutId, history.now, 2000, pause);
       counts.cuts++;
       if (cycle === undefined) brokenAt = history.now();
       else open.push(readOut(tracked, cycle, pause));
@@ -173,7 +174,7 @@ async function runHistory(options: { seconds: number; frozenBytesMax: number; ki
     await writing;
     // In the end nothing is left out: once all is swept and cut, the replicas equal the images, byte for byte.
     for (let cutId = 1_000_000; ; cutId++) {
-      const cycle = await cutTogether(tracked, cutId, history.now, 1e9);
+      const cycle = await cutTogether(tracked, cutId, history.now, 1e9, () => Promise.resolve());
       const read = cycle === undefined ? undefined : await readOut(tracked, cycle, () => Promise.resolve());
       if (read === undefined) continue;
       await commit(tracked, read, replicas);

@@ -120,6 +120,7 @@ function createWriteIntent(path: string, fd: number, identity: IntentIdentity): 
   let waiting: { resolve: () => void; reject: (fault: Fault) => void }[] = [];
   let writing: Promise<void> | undefined;
   let gaveUp = false;
+  let closed = false;
   let setCount = states.reduce((count, state) => count + (state === CLEAR ? 0 : 1), 0);
 
   function change(region: number, value: boolean): void {
@@ -176,7 +177,7 @@ function createWriteIntent(path: string, fd: number, identity: IntentIdentity): 
   }
 
   function kick(): void {
-    if (writing !== undefined || gaveUp) return;
+    if (writing !== undefined || gaveUp || closed) return;
     writing = writeRound().finally(() => {
       writing = undefined;
       if (changedPages.size > 0 || waiting.length > 0) kick();
@@ -223,6 +224,7 @@ function createWriteIntent(path: string, fd: number, identity: IntentIdentity): 
     },
     async close(clean) {
       while (writing !== undefined) await writing;
+      closed = true;
       if (!gaveUp && clean !== undefined) {
         // `bits` as a whole: what was cleared since may not have been written.
         writeSync(fd, bits, 0, bits.length, HEADER_BYTES);
