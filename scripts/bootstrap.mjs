@@ -55,7 +55,8 @@ function missingParts() {
   if (debian.length > 0) {
     missing.push({
       id: "debian",
-      title: `Debian packages ${debian.map((one) => one.name).join(", ")}`,
+      name: `${debian.length} Debian packages`,
+      what: debian.map((one) => one.name).join(", "),
       expectedSeconds: parts.debian.expectedSeconds,
       obstacle: whyNotDebian(debian),
       run: (log) => installDebianPackages(debian, log),
@@ -65,7 +66,8 @@ function missingParts() {
   if (go.length > 0) {
     missing.push({
       id: "go",
-      title: `${go.map((tool) => `${tool.name} ${tool.version}`).join(", ")}, built with Go`,
+      name: `${go.map((tool) => tool.name).join(", ")} from source`,
+      what: `${go.map((tool) => `${tool.name} ${tool.version}`).join(", ")}, with Go`,
       expectedSeconds: parts.go.expectedSeconds,
       obstacle: whyNotGo(parts, go),
       run: (log) => buildGoTools(go, log),
@@ -75,7 +77,7 @@ function missingParts() {
     missing.push({
       id: "npm",
       after: ["debian"],
-      title: "npm packages",
+      name: "npm packages",
       expectedSeconds: parts.npm.expectedSeconds,
       run: installNpmPackages,
     });
@@ -84,7 +86,7 @@ function missingParts() {
     missing.push({
       id: "guest",
       after: ["debian", "npm", "go"],
-      title: "The demo's machine",
+      name: "The demo's machine",
       expectedSeconds: parts.guest.expectedSeconds,
       obstacle: whyNotGuest(),
       run: buildGuest,

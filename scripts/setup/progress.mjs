@@ -33,15 +33,15 @@ async function runAfter(part, runs) {
   const elapsed = () => duration(Date.now() - began);
   const expected = `expected about ${duration(part.expectedSeconds * 1000)}`;
   const shown = path.relative(process.cwd(), file) || file;
-  say(`  …  ${part.title}: ${expected}, log ${shown}`);
-  const life = setInterval(() => say(`  …  ${part.title}: ${elapsed()}, ${expected}`), SIGN_OF_LIFE_MS);
+  say(`  …  ${part.name}${part.what === undefined ? "" : ` (${part.what})`}: ${expected}, log ${shown}`);
+  const life = setInterval(() => say(`  …  ${part.name}: ${elapsed()}, ${expected}`), SIGN_OF_LIFE_MS);
   try {
     await part.run(log);
-    say(`  ok ${part.title}: ${elapsed()}`);
+    say(`  ok ${part.name}: ${elapsed()}`);
     return true;
   } catch (error) {
     const tail = readFileSync(file, "utf8").trimEnd().split("\n").slice(-15).join("\n    ");
-    say(`  !! ${part.title}: failed after ${elapsed()}: ${error.message}\n    ${tail}\n    Whole log: ${shown}`);
+    say(`  !! ${part.name}: failed after ${elapsed()}: ${error.message}\n    ${tail}\n    Whole log: ${shown}`);
     return false;
   } finally {
     clearInterval(life);
