@@ -1,0 +1,45 @@
+/** What the API is built on, given by the composition root. */
+import type { Clock } from "#ports/clock.ts";
+import type { Hypervisor } from "#ports/hypervisor.ts";
+import type { PeerIdentity } from "#ports/link.ts";
+import type { Log } from "#ports/log.ts";
+import type { MasterTarget } from "#ports/master-target.ts";
+import type { ProcessServer } from "#ports/process-server.ts";
+import type { Random } from "#ports/random.ts";
+import type { GroupWorkflows } from "./group-workflows.ts";
+
+/** The interfaces of one site, over whatever is connected when they are called: PEER_UNREACHABLE when nothing is. */
+export interface SiteAccess {
+  readonly masterTarget: MasterTarget;
+  readonly processServer: ProcessServer;
+  readonly hypervisor: Hypervisor;
+}
+
+export interface Enrolment {
+  readonly caFingerprint: string;
+  issueToken(identity: PeerIdentity): Promise<{ readonly token: string; readonly expiresAtMs: number }>;
+  redeem(
+    token: string,
+    csr: string,
+  ): Promise<{ readonly identity: PeerIdentity; readonly cert: string; readonly ca: string }>;
+  enrolled(): readonly PeerIdentity[];
+}
+
+export interface ApiDependencies {
+  readonly version: string;
+  /** Where control runs: the recovery site. */
+  readonly controlSite: string;
+  readonly sites: ReadonlyMap<string, SiteAccess>;
+  readonly connected: () => readonly { readonly identity: PeerIdentity; readonly connectedAtMs: number }[];
+  readonly enrolment: Enrolment;
+  /** PEM, handed out with a certificate. */
+  readonly orderPublicKey: string;
+  readonly workflows: GroupWorkflows;
+  /** Groups that control knows of without Temporal. */
+  readonly knownGroups: () => readonly string[];
+  readonly temporalUiUrl?: string;
+  readonly redisReachable: () => Promise<boolean>;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+}

@@ -1,0 +1,115 @@
+/**
+ * `group show --json`: what the group's workflow decided, with what its sites say right now. The workflow looks once per window, up to a
+ * minute ago; the phase and the epoch are its own, figures are fresher from the sites. A site that does not answer leaves the workflow's.
+ */
+import type { HealthReason } from "#model/health.ts";
+import type { ExportStatus } from "#ports/master-target.ts";
+import type { SourceState } from "#ports/process-server.ts";
+import type { GroupProgress, RecoveryPoint } from "#ports/replication.ts";
+import type { GroupState } from "../workflows/messages.ts";
+import type { GroupView } from "./contract.ts";
+
+/** Seen just now; what could not be asked is left out. */
+export interface LiveFacts {
+  readonly progress?: GroupProgress;
+  readonly newestPoint?: RecoveryPoint;
+  readonly source?: SourceState;
+  readonly replica?: ExportStatus;
+}
+
+export function groupView(state: GroupState, live: LiveFacts, nowMs: number): GroupView {
+  const progress = live.progress ?? state.progress;
+  const syncRemainingBytes = sum(progress?.disks.map((disk) => disk.syncRemainingBytes));
+  const newestPoint = newer(live.newestPoint, state.newestPoint);
+  return {
+    name: state.name,
+    phase: state.phase,
+    conditions: state.conditions,
+    health: [...state.health, ...sourceHealth(state, live.source)],
+    sourceSite: state.sourceSite,
+    targetSite: state.targetSite,
+    activeSite: state.activeSite,
+    epoch: state.epoch,
+    policy: state.policy,
+    rpoMs: age(runsAtTarget(state) ? (live.replica ?? state.replica)?.barrierCutAtMs : progress?.currentAsOfMs, nowMs),
+    lagMs:
+      progress === undefined || progress.barrier === 0
+        ? null
+        : Math.max(0, progress.barrierCommittedAtMs - progress.barrierCutAtMs),
+    backlogBytes: progress?.backlogBytes ?? 0,
+    etaMs: etaMs(syncRemainingBytes, progress?.syncBytesPerSecond ?? 0),
+    syncRemainingBytes,
+    syncTotalBytes: sum(progress?.disks.map((disk) => disk.syncTotalBytes)),
+    syncBytesPerSecond: progress?.syncBytesPerSecond ?? 0,
+    writtenBytes: progress?.writtenBytes ?? 0,
+    shippedBytes: progress?.shippedBytes ?? 0,
+    storedBytes: progress?.storedBytes ?? 0,
+    allowedOperations: state.allowedOperations,
+    disks: state.machines.flatMap((machine) =>
+      machine.disks.map(({ diskId, sizeBytes, source, tapUrl }) => {
+        const url = live.source?.disks.find((disk) => disk.diskId === diskId)?.tapUrl ?? tapUrl;
+        return { id: diskId, machine: machine.name, sizeBytes, source, ...(url === undefined ? {} : { tapUrl: url }) };
+      }),
+    ),
+    ...(newestPoint === undefined ? {} : { newestPoint }),
+    operations: state.operations,
+  };
+}
+
+export function runsAtTarget(state: GroupState): boolean {
+  return state.phase === "failed-over" || state.phase === "committed";
+}
+
+/** What the source's process server knows and the workflow does not look at. */
+function sourceHealth(state: GroupState, source: SourceState | undefined): readonly HealthReason[] {
+  if (source === undefined) return [];
+  if (runsAtTarget(state)) {
+    if (source.state !== "fenced" && source.state !== "stopped") return [];
+    return [
+      {
+        code: "OLD_SOURCE_FENCED",
+        level: "warning",
+        cause: `Site "${state.sourceSite}" is back and replicates nothing: site "${state.activeSite}" is active with epoch ${state.epoch}${source.fault === undefined ? "" : ` (${source.fault.code}: ${source.fault.message})`}`,
+        remedy: `Keep its machines switched off; their state is older than what runs at "${state.activeSite}"`,
+      },
+    ];
+  }
+  if (source.state === "failed" && source.fault !== undefined) {
+    return [
+      {
+        code: "SOURCE_FAILED",
+        level: "critical",
+        cause: `The process server of "${state.sourceSite}" gave up: ${source.fault.code}: ${source.fault.message}`,
+        remedy: source.fault.hint ?? "Look into the process server's log",
+      },
+    ];
+  }
+  if (source.state === "bitmap") {
+    return [
+      {
+        code: "SPOOL_FULL",
+        level: "warning",
+        cause: "The spool of the process server is full: changes are tracked, no points are made",
+        remedy: "It catches up by itself once the way to the target is free; look at bandwidth and at the target",
+      },
+    ];
+  }
+  return [];
+}
+
+function newer(one: RecoveryPoint | undefined, other: RecoveryPoint | undefined): RecoveryPoint | undefined {
+  if (one === undefined || other === undefined) return one ?? other;
+  return one.barrier >= other.barrier ? one : other;
+}
+
+function age(atMs: number | undefined, nowMs: number): number | null {
+  return atMs === undefined || atMs === 0 ? null : Math.max(0, nowMs - atMs);
+}
+
+function etaMs(remainingBytes: number, bytesPerSecond: number): number | null {
+  return remainingBytes === 0 || bytesPerSecond <= 0 ? null : Math.round((remainingBytes / bytesPerSecond) * 1000);
+}
+
+function sum(values: readonly number[] = []): number {
+  return values.reduce((total, value) => total + value, 0);
+}

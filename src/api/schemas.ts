@@ -1,0 +1,197 @@
+/**
+ * What the API hears and answers, as schemas: bodies are checked against them, and /v1/openapi.json is made from them. Answers are described,
+ * not checked: they come from our own types (contract.ts), and fields that are not described here pass.
+ */
+import { z } from "@hono/zod-openapi";
+
+const count = z.number().int().nonnegative();
+const port = z.number().int().min(0).max(65_535);
+const text = z.string().max(4096);
+const operationId = z.string().min(1).max(100).exactOptional().describe("Makes a repeated call the same call");
+
+const forwards = z.array(z.object({ guestPort: port, hostPort: port.describe("0 picks a free one") })).max(64);
+const machineConfig = z.object({
+  cpus: z.number().int().min(1).max(256),
+  memoryMiB: z.number().int().min(16),
+  firmware: z.enum(["bios", "uefi"]),
+});
+/** `partial` would make the fields `undefined`-able, which the contract does not allow. */
+const machineConfigPart = z.object({
+  cpus: machineConfig.shape.cpus.exactOptional(),
+  memoryMiB: machineConfig.shape.memoryMiB.exactOptional(),
+  firmware: machineConfig.shape.firmware.exactOptional(),
+});
+
+export const bodies = {
+  operation: z.object({ operationId }).describe("Nothing but an id").openapi("Operation"),
+  protect: z
+    .object({
+      operationId,
+      name: text,
+      machine: text.exactOptional(),
+      disks: z.array(text).max(256).describe("Sources, such as tap:/srv/web.img; the one it boots from first"),
+      site: text.exactOptional(),
+      policy: z
+        .object({
+          intervalMs: count.exactOptional(),
+          rpoThresholdMs: count.exactOptional(),
+          compressAt: z.enum(["agent", "process-server"]).exactOptional(),
+        })
+        .exactOptional(),
+      config: machineConfigPart.exactOptional(),
+      forwards: forwards.exactOptional(),
+    })
+    .openapi("Protect"),
+  bookmark: z.object({ operationId, name: text }).openapi("Bookmark"),
+  failover: z
+    .object({
+      operationId,
+      mode: z.enum(["unplanned", "planned"]),
+      point: text.exactOptional().describe("latest, latest-app, latest-verified, @name, an RFC 3339 time, a point id"),
+      sourceLost: z.boolean().exactOptional(),
+      note: text.exactOptional(),
+    })
+    .openapi("Failover"),
+  testFailover: z
+    .object({ operationId, point: text.exactOptional(), leaseMs: z.number().int().min(1_000).exactOptional() })
+    .openapi("TestFailover"),
+  export: z
+    .object({ operationId, point: text.exactOptional(), writable: z.boolean().exactOptional() })
+    .openapi("Export"),
+  token: z.object({ site: text, role: text, name: text }).openapi("TokenRequest"),
+  enrol: z.object({ token: text, csr: z.string().max(16_384) }).openapi("EnrolmentRequest"),
+  machine: z
+    .object({
+      operationId: z.string().min(1).max(100),
+      name: text,
+      config: machineConfig,
+      disks: z.array(z.object({ diskId: text, url: text, bootIndex: count.exactOptional() })).max(64),
+      network: z.object({ mode: z.enum(["user", "isolated"]), mac: text.exactOptional(), forwards }),
+      start: z.boolean(),
+    })
+    .openapi("NewMachine"),
+  shutdown: z.object({ timeoutMs: z.number().int().min(0).max(3_600_000) }).openapi("Shutdown"),
+  nothing: z.object({}),
+};
+
+const healthReason = z.looseObject({
+  code: z.string(),
+  level: z.enum(["warning", "critical"]),
+  cause: z.string(),
+  remedy: z.string(),
+});
+const point = z
+  .looseObject({
+    id: z.string(),
+    barrier: count,
+    cutAtMs: count,
+    kind: z.enum(["recovery", "bookmark"]),
+    name: z.string().optional(),
+    consistency: z.enum(["crash", "app"]),
+    grade: z.enum(["committed", "verified"]),
+    reasonKept: z.string(),
+  })
+  .openapi("RecoveryPoint");
+const step = z.looseObject({
+  name: z.string(),
+  state: z.enum(["waiting", "running", "done", "failed", "skipped", "undone"]),
+  detail: z.string().optional(),
+});
+const operation = z
+  .looseObject({
+    operationId: z.string(),
+    kind: z.string(),
+    groupId: z.string(),
+    workflowId: z.string(),
+    state: z.enum(["running", "done", "failed", "cancelled"]),
+    startedAtMs: count,
+    endedAtMs: count.optional(),
+    waitsFor: z.string().optional(),
+    steps: z.array(step),
+  })
+  .openapi("OperationState");
+const group = z
+  .looseObject({
+    name: z.string(),
+    phase: z.enum(["unprotected", "seeding", "protected", "failing-over", "failed-over", "committed"]),
+    conditions: z.array(z.string()),
+    health: z.array(healthReason),
+    activeSite: z.string(),
+    epoch: count,
+    rpoMs: count.nullable(),
+    lagMs: count.nullable(),
+    backlogBytes: count,
+    etaMs: count.nullable(),
+    allowedOperations: z.array(z.string()),
+    disks: z.array(
+      z.looseObject({ id: z.string(), sizeBytes: count, source: z.string(), tapUrl: z.string().optional() }),
+    ),
+    newestPoint: point.optional(),
+    operations: z.array(operation),
+  })
+  .openapi("Group");
+const role = z.looseObject({ site: z.string(), role: z.string(), name: z.string(), connected: z.boolean() });
+const machine = z
+  .looseObject({ id: z.string(), name: z.string(), power: z.enum(["off", "running", "paused"]) })
+  .openapi("Machine");
+const started = z
+  .looseObject({ operationId: z.string(), workflowId: z.string(), epoch: count })
+  .openapi("OperationStarted");
+
+export const answers = {
+  status: z
+    .looseObject({
+      version: z.string(),
+      roles: z.array(role),
+      temporal: z.looseObject({ reachable: z.boolean(), uiUrl: z.string().optional() }),
+      redis: z.looseObject({ reachable: z.boolean() }),
+      groups: z.array(group),
+    })
+    .openapi("Status"),
+  group,
+  groups: z.array(group),
+  protected: started.extend({ group }),
+  point,
+  points: z.array(point),
+  operation,
+  operations: z.array(operation),
+  started,
+  export: z
+    .looseObject({
+      operationId: z.string(),
+      pointId: z.string(),
+      disks: z.array(z.looseObject({ diskId: z.string(), url: z.string() })),
+    })
+    .openapi("ExportStatus"),
+  candidates: z.array(
+    z.looseObject({
+      group: z.string(),
+      points: z.array(z.looseObject({})),
+      blockers: z.array(z.string()),
+      command: z.string(),
+    }),
+  ),
+  agents: z.array(z.looseObject({ machine: z.string(), site: z.string(), connected: z.boolean() })),
+  token: z.object({ token: z.string(), expiresAt: z.string(), caFingerprint: z.string() }),
+  enrolment: z.object({ cert: z.string(), ca: z.string(), orderKey: z.string() }),
+  machine,
+  machines: z.array(machine),
+  nothing: z.null(),
+};
+
+export const fault = z
+  .object({
+    code: z.string().describe("Stable; docs/errors.md has a paragraph for each"),
+    message: z.string(),
+    details: z.record(z.string(), z.union([z.string(), z.number()])),
+    hint: z.string().optional().describe("What can be done now"),
+  })
+  .openapi("Fault");
+
+export const queries = {
+  none: z.object({}),
+  wait: z.object({
+    wait: z.coerce.number().int().min(0).max(60_000).exactOptional().describe("Milliseconds to wait for its end"),
+  }),
+  cleanup: z.object({ force: z.enum(["true", "false"]).exactOptional(), operationId }),
+};

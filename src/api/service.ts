@@ -1,0 +1,399 @@
+/**
+ * What the API does, without HTTP: one method per question and command of the contract. Commands are idempotent by operation id, and checked
+ * by the group's own workflow: what is decided here is only who is asked, and how the answer reads.
+ */
+import { Fault, isFault } from "#model/fault.ts";
+import { refusalOf } from "#model/group-phase.ts";
+import { selectPoint } from "#model/point-selector.ts";
+import type { RecoveryPoint } from "#ports/replication.ts";
+import { groupWorkflowId, type GroupState, type Operation, type OperationState } from "../workflows/messages.ts";
+import type { ApiClient, FailoverCandidate, GroupView, RoleView } from "./contract.ts";
+import type { ApiDependencies } from "./dependencies.ts";
+import { groupView } from "./group-view.ts";
+import {
+  checkGroupName,
+  checkOperationId,
+  groupOfOperation,
+  newOperationId,
+  type OperationKind,
+} from "./operation-id.ts";
+import { planProtection } from "./protect.ts";
+import { look, lookAtAgents, lookAtGroup, siteAccess } from "./sites.ts";
+
+/** How often a long poll looks. */
+const POLL_MS = 200;
+const WAIT_MS_MAX = 60_000;
+const LEASE_MS = 8 * 3_600_000;
+const ENROLLED_ROLES = ["agent", "process-server", "master-target", "worker"] as const;
+
+type Identified = { readonly operationId?: string };
+
+/** The contract, with the operation ids that the HTTP client sends. */
+export interface ApiService extends Omit<
+  ApiClient,
+  "bookmark" | "pause" | "resume" | "unprotect" | "cleanUpTestFailover" | "openExport"
+> {
+  bookmark(group: string, body: { readonly name: string } & Identified): Promise<RecoveryPoint>;
+  pause(group: string, body: Identified): Promise<GroupView>;
+  resume(group: string, body: Identified): Promise<GroupView>;
+  unprotect(group: string, body: Identified): ReturnType<ApiClient["unprotect"]>;
+  cleanUpTestFailover(
+    group: string,
+    testOperationId: string,
+    options: { readonly force: boolean } & Identified,
+  ): ReturnType<ApiClient["cleanUpTestFailover"]>;
+  openExport(
+    group: string,
+    body: Parameters<ApiClient["openExport"]>[1] & Identified,
+  ): ReturnType<ApiClient["openExport"]>;
+  enrol(token: string, csr: string): Promise<{ readonly cert: string; readonly ca: string; readonly orderKey: string }>;
+}
+
+/** `by` is stamped on every operation. */
+export function createApiService(dependencies: ApiDependencies, by = "operator"): ApiService {
+  const { workflows, sites, clock, random, log } = dependencies;
+
+  const identify = (group: string, kind: OperationKind, given: string | undefined): Operation => ({
+    operationId: given === undefined ? newOperationId(group, kind, random) : checkOperationId(given),
+    by,
+  });
+
+  async function viewOf(state: GroupState): Promise<GroupView> {
+    return groupView(state, await lookAtGroup(dependencies, state), clock.now());
+  }
+
+  /** Visibility lags behind a start by a moment, and may be away: control's own orders know most groups too. */
+  async function groupIds(): Promise<readonly string[]> {
+    const known = dependencies.knownGroups();
+    try {
+      return [...new Set([...(await workflows.groupIds()), ...known])].sort();
+    } catch (error) {
+      if (!isFault(error) || known.length === 0) throw error;
+      log.warn("Temporal's list of groups is not to be had", { fault: error });
+      return known.toSorted();
+    }
+  }
+
+  /** Groups that exist or that something still happens to. */
+  async function states(): Promise<readonly GroupState[]> {
+    const all = await Promise.all(
+      (await groupIds()).map(async (groupId) => {
+        try {
+          return await workflows.state(groupId);
+        } catch (error) {
+          if (isFault(error, "NOT_FOUND")) return undefined; // Ended between the list and the question.
+          throw error;
+        }
+      }),
+    );
+    return all.filter((state) => state !== undefined).filter(isShown);
+  }
+
+  async function operationIn(operationId: string): Promise<OperationState> {
+    const group = groupOfOperation(operationId);
+    const candidates = group === undefined ? await groupIds() : [group];
+    for (const groupId of candidates) {
+      try {
+        const found = (await workflows.state(groupId)).operations.find((one) => one.operationId === operationId);
+        if (found !== undefined) return found;
+      } catch (error) {
+        if (!isFault(error, "NOT_FOUND")) throw error;
+      }
+    }
+    throw new Fault("NOT_FOUND", `No operation "${operationId}"`, {
+      details: { operationId },
+      hint: "See `leeward operation list`",
+    });
+  }
+
+  async function pointsOf(state: GroupState): Promise<readonly RecoveryPoint[]> {
+    return await siteAccess(dependencies, state.targetSite).masterTarget.listPoints({ groupId: state.groupId });
+  }
+
+  async function roles(): Promise<readonly RoleView[]> {
+    const connected = dependencies.connected();
+    const listed = connected.map(({ identity, connectedAtMs }) => ({
+      site: identity.site,
+      role: identity.role as string,
+      name: identity.name,
+      connected: true,
+      connectedAt: new Date(connectedAtMs).toISOString(),
+    }));
+    const agents = (await lookAtAgents(dependencies)).map((agent) => ({
+      site: agent.site,
+      role: "agent",
+      name: agent.machine,
+      connected: agent.connected,
+    }));
+    const seen: readonly RoleView[] = [...listed, ...agents];
+    const absent = dependencies.enrolment
+      .enrolled()
+      .filter(
+        ({ site, role, name }) => !seen.some((one) => one.site === site && one.role === role && one.name === name),
+      )
+      .map(({ site, role, name }) => ({ site, role, name, connected: false }));
+    return [...seen, ...absent].sort((a, b) =>
+      `${a.site}/${a.role}/${a.name}`.localeCompare(`${b.site}/${b.role}/${b.name}`),
+    );
+  }
+
+  async function groupViews(): Promise<readonly GroupView[]> {
+    return await Promise.all((await states()).map(viewOf));
+  }
+
+  return {
+    async status() {
+      const [temporalReachable, redisReachable, roleViews] = await Promise.all([
+        workflows.reachable(),
+        dependencies.redisReachable(),
+        roles(),
+      ]);
+      return {
+        version: dependencies.version,
+        roles: roleViews,
+        temporal: {
+          reachable: temporalReachable,
+          ...(dependencies.temporalUiUrl === undefined ? {} : { uiUrl: dependencies.temporalUiUrl }),
+        },
+        redis: { reachable: redisReachable },
+        // Groups are the worker's to tell; a status must say what is wrong even when it cannot.
+        groups: temporalReachable ? ((await look(dependencies, groupViews)) ?? []) : [],
+      };
+    },
+
+    groups: groupViews,
+
+    group: async (name) => await viewOf(await workflows.state(checkGroupName(name))),
+
+    async protect(body) {
+      const operation = identify(checkGroupName(body.name), "protect", body.operationId);
+      const request = await planProtection(dependencies, { ...body, ...operation });
+      const started = await workflows.protect(request);
+      return { ...started, group: await viewOf(await workflows.state(request.groupId)) };
+    },
+
+    points: async (name) => await pointsOf(await workflows.state(checkGroupName(name))),
+
+    async bookmark(name, body) {
+      if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(body.name)) {
+        throw new Fault("USAGE", `Expected a bookmark name of letters, digits, dots and dashes, got "${body.name}"`);
+      }
+      const request = { ...identify(checkGroupName(name), "bookmark", body.operationId), name: body.name };
+      return await workflows.update(name, "bookmark", request);
+    },
+
+    async pause(name, body) {
+      await workflows.update(checkGroupName(name), "pause", identify(name, "pause", body.operationId));
+      return await viewOf(await workflows.state(name));
+    },
+
+    async resume(name, body) {
+      await workflows.update(checkGroupName(name), "resume", identify(name, "resume", body.operationId));
+      return await viewOf(await workflows.state(name));
+    },
+
+    unprotect: async (name, body) =>
+      await workflows.update(checkGroupName(name), "unprotect", identify(name, "unprotect", body.operationId)),
+
+    async failover(name, { mode, point = "latest", sourceLost = false, note, operationId }) {
+      if (mode === "planned" && sourceLost)
+        throw new Fault("USAGE", "A planned failover needs its source; it cannot be lost");
+      const request = {
+        ...identify(checkGroupName(name), "failover", operationId),
+        mode,
+        point,
+        sourceLost,
+        ...(note === undefined ? {} : { note }),
+      };
+      return await workflows.update(name, "failover", request);
+    },
+
+    async startTestFailover(name, { point = "latest", leaseMs = LEASE_MS, operationId }) {
+      const request = { ...identify(checkGroupName(name), "test", operationId), point, leaseMs };
+      return await workflows.update(name, "testFailoverStart", request);
+    },
+
+    listTestFailovers: async (name) =>
+      (await workflows.state(checkGroupName(name))).operations.filter((operation) => operation.kind === "testFailover"),
+
+    async cleanUpTestFailover(name, testOperationId, { force, operationId }) {
+      const request = {
+        ...identify(checkGroupName(name), "cleanup", operationId),
+        testOperationId: checkOperationId(testOperationId),
+        force,
+      };
+      return await workflows.update(name, "testFailoverCleanup", request);
+    },
+
+    async operations() {
+      const all = (await states()).flatMap((state) => state.operations);
+      return all.toSorted((a, b) => b.startedAtMs - a.startedAtMs);
+    },
+
+    async operation(operationId, { waitMs = 0 } = {}) {
+      const deadline = clock.monotonic() + Math.min(waitMs, WAIT_MS_MAX);
+      for (;;) {
+        const state = await operationIn(checkOperationId(operationId));
+        const left = deadline - clock.monotonic();
+        if (state.state !== "running" || left <= 0) return state;
+        await clock.sleep(Math.min(POLL_MS, left));
+      }
+    },
+
+    async cancelOperation(operationId) {
+      const operation = await operationIn(checkOperationId(operationId));
+      if (operation.state !== "running") {
+        throw new Fault("REFUSED", `Operation "${operationId}" is ${operation.state}, it cannot be cancelled`, {
+          details: { operationId },
+        });
+      }
+      if (operation.workflowId === groupWorkflowId(operation.groupId)) {
+        throw new Fault(
+          "REFUSED",
+          `Operation "${operationId}" is part of the group itself and cannot be cancelled alone`,
+          {
+            details: { operationId },
+            hint: `End the protection instead: leeward group unprotect ${operation.groupId}`,
+          },
+        );
+      }
+      await workflows.cancel(operation.workflowId);
+      return await operationIn(operationId);
+    },
+
+    async openExport(name, { point = "latest", writable = false, operationId }) {
+      const state = await workflows.state(checkGroupName(name));
+      const { masterTarget } = siteAccess(dependencies, state.targetSite);
+      const chosen = selectPoint(await pointsOf(state), point, clock.now());
+      return await masterTarget.openExport({
+        groupId: state.groupId,
+        operationId: identify(name, "export", operationId).operationId,
+        point: chosen.id,
+        mode: writable ? "throw-away" : "read-only",
+      });
+    },
+
+    async closeExport(operationId) {
+      checkOperationId(operationId);
+      for (const { masterTarget } of sites.values()) {
+        const found = (await look(dependencies, () => masterTarget.listExports({})))?.find(
+          (one) => one.operationId === operationId,
+        );
+        if (found === undefined) continue;
+        const owner = await look(dependencies, () => operationIn(operationId));
+        if (owner !== undefined || found.mode === "read-write") {
+          throw new Fault("REFUSED", `Export "${operationId}" belongs to machines that run on it`, {
+            details: { operationId },
+            hint: `See \`leeward operation show ${operationId}\``,
+          });
+        }
+        await masterTarget.closeExport({ operationId, discard: true });
+        return;
+      }
+      throw new Fault("NOT_FOUND", `No export "${operationId}"`, { details: { operationId } });
+    },
+
+    failoverCandidates: async () => await Promise.all((await states()).map(candidateOf)),
+
+    agents: () => lookAtAgents(dependencies),
+
+    async enrolmentToken({ site, role, name }) {
+      siteAccess(dependencies, site);
+      const known = ENROLLED_ROLES.find((one) => one === role);
+      if (known === undefined)
+        throw new Fault("USAGE", `Expected a role of ${ENROLLED_ROLES.join(", ")}, got "${role}"`);
+      if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(name)) {
+        throw new Fault("USAGE", `Expected a name of letters, digits, dots and dashes, got "${name}"`);
+      }
+      const { token, expiresAtMs } = await dependencies.enrolment.issueToken({ site, role: known, name });
+      return {
+        token,
+        expiresAt: new Date(expiresAtMs).toISOString(),
+        caFingerprint: dependencies.enrolment.caFingerprint,
+      };
+    },
+
+    async enrol(token, csr) {
+      const { cert, ca } = await dependencies.enrolment.redeem(token, csr);
+      return { cert, ca, orderKey: dependencies.orderPublicKey };
+    },
+
+    async createMachine(site, { start, ...request }) {
+      const { hypervisor } = siteAccess(dependencies, site);
+      const machine = await hypervisor.createMachine(request);
+      return start && machine.power === "off" ? await hypervisor.start(machine.id) : machine;
+    },
+
+    machines: async (site) => await siteAccess(dependencies, site).hypervisor.list(),
+
+    shutdownMachine: async (site, machineId, options) =>
+      await siteAccess(dependencies, site).hypervisor.shutdown(machineId, options),
+
+    powerOffMachine: async (site, machineId) => await siteAccess(dependencies, site).hypervisor.powerOff(machineId),
+  };
+
+  async function candidateOf(state: GroupState): Promise<FailoverCandidate> {
+    const [live, points] = await Promise.all([
+      lookAtGroup(dependencies, state),
+      look(dependencies, () => pointsOf(state)),
+    ]);
+    const connected = live.progress?.connected ?? state.progress?.connected;
+    const facts = {
+      name: state.name,
+      phase: state.phase,
+      conditions: state.conditions,
+      hasPoint: (points?.length ?? 0) > 0,
+      sourceConnected: connected,
+    };
+    const planned = refusalOf(facts, "planned-failover");
+    const forced = refusalOf(facts, "failover", { sourceLost: true });
+    const blockers = [
+      ...(points === undefined ? [`The master target of site "${state.targetSite}" does not answer`] : []),
+      ...(forced === undefined
+        ? planned === undefined
+          ? []
+          : [`${planned.message}. ${planned.hint}`]
+        : [`${forced.message}. ${forced.hint}`]),
+    ];
+    const command = planned === undefined ? "--planned" : forced === undefined ? "--source-lost" : undefined;
+    return {
+      group: state.name,
+      phase: state.phase,
+      points: newestOfEachGrade(points ?? [], clock.now()),
+      blockers,
+      command:
+        command === undefined ? `leeward group show ${state.name}` : `leeward failover ${state.name} ${command} --yes`,
+    };
+  }
+}
+
+function isShown(state: GroupState): boolean {
+  return state.phase !== "unprotected" || state.operations.some((operation) => operation.state === "running");
+}
+
+function newestOfEachGrade(points: readonly RecoveryPoint[], nowMs: number): FailoverCandidate["points"] {
+  const bookmark = points.filter((point) => point.name !== undefined).toSorted((a, b) => b.barrier - a.barrier)[0];
+  const selectors = [
+    "latest",
+    "latest-app",
+    "latest-verified",
+    ...(bookmark?.name === undefined ? [] : [`@${bookmark.name}`]),
+  ];
+  return selectors.flatMap((selector) => {
+    try {
+      const point = selectPoint(points, selector, nowMs);
+      return [
+        {
+          selector,
+          pointId: point.id,
+          cutAt: new Date(point.cutAtMs).toISOString(),
+          ageMs: nowMs - point.cutAtMs,
+          grade: point.grade,
+        },
+      ];
+    } catch (error) {
+      if (isFault(error, "POINT_NOT_FOUND") || isFault(error, "NO_POINT")) return []; // Nothing of that grade.
+      throw error;
+    }
+  });
+}

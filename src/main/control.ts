@@ -1,0 +1,165 @@
+/** Composition root of control: CA and enrolment, the link that the roles dial, orders, and the API. */
+import { mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { Client, Connection } from "@temporalio/client";
+import { z } from "zod";
+import { Fault } from "#model/fault.ts";
+import type { PeerIdentity } from "#ports/link.ts";
+import { systemClock } from "../adapters/clock/system-clock.ts";
+import { createLink } from "../adapters/link/tls-link.ts";
+import { createLog } from "../adapters/log/pino-log.ts";
+import { createAuthorityFiles, createKeyAndRequest, openAuthority } from "../adapters/pki/authority.ts";
+import { systemRandom } from "../adapters/random/system-random.ts";
+import { createSiteCache } from "../adapters/redis/site-cache.ts";
+import { hypervisorProxy, masterTargetProxy, processServerProxy, type RemoteCall } from "../adapters/relay/proxy.ts";
+import type { SiteAccess } from "../api/dependencies.ts";
+import { createGroupWorkflows } from "../api/group-workflows.ts";
+import { serveApi } from "../api/server.ts";
+import { createApiService } from "../api/service.ts";
+import { createDirectory, type Directory } from "../control/directory.ts";
+import { openEnrolment } from "../control/enrolment.ts";
+import { createLinkService } from "../control/link-service.ts";
+import { openOrderBook } from "../control/order-book.ts";
+import { ensureApiToken, ensureAuthorityFiles, ensureOrderKey } from "../control/secrets.ts";
+
+const address = z.object({ host: z.string(), port: z.number().int().min(0).max(65_535) });
+const name = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/);
+const configuration = z.object({
+  /** Where this control runs: the recovery site. */
+  site: name,
+  stateDir: z.string().min(1),
+  api: address,
+  link: address,
+  temporal: z.object({ address: z.string(), namespace: z.string(), uiUrl: z.string().optional() }),
+  redisUrl: z.string(),
+  sites: z.array(z.object({ name })).min(1),
+  version: z.string().optional(),
+});
+export type ControlConfig = z.infer<typeof configuration>;
+
+export async function run(configFile: string, stop: AbortSignal): Promise<void> {
+  const config = readConfig(configFile);
+  const control = await startControl(config);
+  if (!stop.aborted)
+    await new Promise<void>((resolve) => stop.addEventListener("abort", () => resolve(), { once: true }));
+  await control.close();
+}
+
+/** Running, with both listeners open. Temporal, Redis and the roles may come later. */
+export async function startControl(
+  config: ControlConfig,
+): Promise<{ readonly apiUrl: string; readonly linkPort: number; close(): Promise<void> }> {
+  const { site, stateDir } = config;
+  mkdirSync(stateDir, { recursive: true, mode: 0o700 });
+  const log = createLog({ fields: { role: "control", site } });
+  const clock = systemClock;
+  const random = systemRandom;
+  const authorityOptions = { now: clock.now, random };
+  const authority = await openAuthority(
+    await ensureAuthorityFiles(stateDir, () => createAuthorityFiles(site, authorityOptions)),
+    authorityOptions,
+  );
+  const orderKey = await ensureOrderKey(stateDir);
+  const token = await ensureApiToken(stateDir, random);
+  const enrolment = await openEnrolment({ file: join(stateDir, "enrolment.json"), authority, clock, random, log });
+  const orders = await openOrderBook({ folder: join(stateDir, "orders"), sign: orderKey.sign, clock, log });
+  const cache = createSiteCache({ url: config.redisUrl, log });
+  const directory = createDirectory({
+    clock,
+    log,
+    mirror: {
+      connected: ({ identity, connectedAtMs }) =>
+        void cache.set(roleKey(identity), JSON.stringify({ connected: true, atMs: connectedAtMs })),
+      disconnected: (identity) =>
+        void cache.set(roleKey(identity), JSON.stringify({ connected: false, atMs: clock.now() })),
+    },
+  });
+
+  // Its own certificate is new at each start: nobody else needs to know the key, not even the disk.
+  const identity = { site, role: "control", name: "control" } as const;
+  const { key, csr } = await createKeyAndRequest(identity);
+  const link = createLink({
+    identity,
+    cert: await authority.issue(csr, identity),
+    key,
+    ca: authority.cert,
+    clock,
+    log,
+  });
+  const listener = await link.listen(config.link, createLinkService({ directory, orders }));
+
+  const connection = Connection.lazy({ address: config.temporal.address });
+  const client = new Client({ connection, namespace: config.temporal.namespace });
+  const version = config.version ?? packageVersion();
+  const service = createApiService({
+    version,
+    controlSite: site,
+    sites: new Map(config.sites.map((one) => [one.name, siteAccess(directory, one.name)])),
+    connected: directory.connected,
+    enrolment,
+    orderPublicKey: orderKey.publicKey,
+    workflows: createGroupWorkflows({ client, clock, address: config.temporal.address }),
+    knownGroups: () => orders.groups().map((order) => order.groupId),
+    ...(config.temporal.uiUrl === undefined ? {} : { temporalUiUrl: config.temporal.uiUrl }),
+    redisReachable: cache.reachable,
+    clock,
+    random,
+    log,
+  });
+  const api = await serveApi(config.api, { service, token, version, log });
+  log.info("Control is ready", { api: api.url, link: listener.address });
+
+  return {
+    apiUrl: api.url,
+    linkPort: listener.address.port,
+    async close() {
+      await api.close();
+      await listener.close();
+      await connection.close();
+      cache.close();
+    },
+  };
+}
+
+function siteAccess(directory: Directory, site: string): SiteAccess {
+  const ask =
+    (role: "master-target" | "process-server"): RemoteCall =>
+    (method, params, timeoutMs) =>
+      directory.call({ site, role }, method, params, timeoutMs);
+  return {
+    masterTarget: masterTargetProxy(ask("master-target")),
+    processServer: processServerProxy(ask("process-server")),
+    hypervisor: hypervisorProxy(ask("master-target")),
+  };
+}
+
+function roleKey({ site, role, name: own }: PeerIdentity): string {
+  return `leeward:role:${site}/${role}/${own}`;
+}
+
+function readConfig(file: string): ControlConfig {
+  let json: unknown;
+  try {
+    json = JSON.parse(readFileSync(file, "utf8"));
+  } catch (error) {
+    throw new Fault("CONFIG_INVALID", `Expected JSON in "${file}"`, {
+      cause: error,
+      hint: "Check the path and the file",
+    });
+  }
+  const parsed = configuration.safeParse(json);
+  if (parsed.success) return parsed.data;
+  const [issue] = parsed.error.issues;
+  throw new Fault(
+    "CONFIG_INVALID",
+    `In "${file}", "${issue?.path.join(".") ?? ""}": ${issue?.message ?? "not as expected"}`,
+    {
+      hint: "docs/configuration.md describes the fields",
+    },
+  );
+}
+
+function packageVersion(): string {
+  const manifest: unknown = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8"));
+  return (manifest as { readonly version: string }).version; // Our own package.json.
+}
