@@ -97,7 +97,7 @@ function replicating(facts: HealthFacts): HealthReason[] {
       reasons.push(critical("FENCED", progress.fault?.message ?? "Another site holds the claim on the replica", progress.fault?.hint ?? 'Look at "leeward status": the group runs elsewhere'));
     } else if (progress.state === "failed") {
       reasons.push(critical("REPLICATION_FAILED", progress.fault === undefined ? "The master target gave up" : `${progress.fault.code}: ${progress.fault.message}`, progress.fault?.hint ?? "Look at the master target's log"));
-    } else if (!progress.connected && facts.targetFault === undefined) {
+    } else if (!progress.connected && facts.targetFault === undefined && !paused) {
       reasons.push(
         critical("SOURCE_DISCONNECTED", `The process server of site "${facts.sourceSite}" is not connected to the master target`, facts.phase === "protected" ? `Start it, or repair the network. ${lost}` : "Start it, or repair the network"),
       );

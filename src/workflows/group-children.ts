@@ -161,6 +161,7 @@ function applyFailover(record: GroupRecord, operation: OperationState, outcome: 
   setCondition(record, CONDITIONS.sourceFenced, outcome.sourceFenced);
   // Whether the compensation reached the source or not: it hears the order again, under the epoch that holds now.
   record.orderDue = !outcome.sourceFenced;
+  record.connectionUnknown = true;
 }
 
 /** An operation's workflow ended without a report. What it had reported before decides what is assumed. */

@@ -50,7 +50,7 @@ async function runProtect(record: GroupRecord, run: Runbook): Promise<void> {
   run.undo("prepare target", async () => await act("releaseGroup", { site: targetSite, groupId, operationId: record.protectOperationId }, { ...at, summary: "undo: release the target" }));
   await run.step("prepare target", async (note) => note(await prepareTarget(record)));
 
-  run.undo("order replication", async () => await putOrder(nextOrder(record, "stopped"), targetSite, "undo: stop replication"));
+  run.undo("order replication", async () => void (await putOrder(nextOrder(record, "stopped"), targetSite, "undo: stop replication")));
   await run.step("order replication", async (note) => {
     const delivered = await putOrder(nextOrder(record, "active"), targetSite, "order replication");
     note(delivered ? "delivered" : `waits for the process server of "${sourceSite}"`);

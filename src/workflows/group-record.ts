@@ -40,6 +40,8 @@ export interface GroupRecord {
   cursor: string;
   progress?: GroupProgress;
   observedAtMs: number;
+  /** Since the last look something was done that makes what it saw of the connection worthless. */
+  connectionUnknown?: boolean;
   syncMovedAtMs: number;
   targetFault?: FaultJson;
   /** The failover whose machines run at the target. */
@@ -109,6 +111,8 @@ export function takeRequest(record: GroupRecord, request: ProtectRequest, nowMs:
   record.machines = request.machines;
   record.protectOperationId = request.operationId;
   record.syncMovedAtMs = nowMs;
+  // Versions grow over the life of a group's name, not of this workflow: who protects again must not start below what was kept.
+  record.order = { version: nowMs, state: "stopped" };
 }
 
 export function resultOf<T>(record: GroupRecord, operationId: string): T | undefined {
@@ -184,6 +188,7 @@ export function takeProgress(record: GroupRecord, progress: GroupProgress, curso
   record.cursor = cursor;
   record.observedAtMs = nowMs;
   delete record.targetFault;
+  delete record.connectionUnknown;
 }
 
 export function factsOf(record: GroupRecord): GroupFacts {
@@ -192,7 +197,7 @@ export function factsOf(record: GroupRecord): GroupFacts {
     phase: record.phase,
     conditions: record.conditions,
     hasPoint: (record.progress?.barrier ?? 0) > 0,
-    sourceConnected: record.targetFault === undefined ? record.progress?.connected : undefined,
+    sourceConnected: record.targetFault === undefined && record.connectionUnknown !== true ? record.progress?.connected : undefined,
   };
 }
 

@@ -7,7 +7,7 @@
  *   answer) before its first await;
  * - after an await a handler looks again: a failover may have begun.
  */
-import { setHandler, defineUpdate } from "@temporalio/workflow";
+import { CancellationScope, defineUpdate, setHandler } from "@temporalio/workflow";
 import { CONDITIONS, nextPhase, refusalOf, type GroupOperation, type MoveOptions } from "#model/group-phase.ts";
 import { Fault } from "#model/fault.ts";
 import { act, PRIORITY } from "./act.ts";
@@ -80,6 +80,7 @@ export function handleUpdates(group: Group): void {
     handle: async (request) => {
       if (hasCondition(record, CONDITIONS.sourceFenced)) await giveBack(group, request);
       await putOrder(nextOrder(record, "active"), record.targetSite, "resume replication");
+      record.connectionUnknown = true;
       if (record.phase === "protected") setCondition(record, CONDITIONS.paused, false);
       group.interrupt();
       return done(record, request);
@@ -156,7 +157,8 @@ function on<Request extends Operation, Name extends keyof UpdateResults>(group: 
       const known = resultOf<UpdateResults[Name]>(record, request.operationId);
       if (known !== undefined) return known;
       try {
-        return await rule.handle(request);
+        // Not under a cancellation of the group's workflow: see protection-group.ts.
+        return await CancellationScope.nonCancellable(async () => await rule.handle(request));
       } catch (error) {
         throw failureOf(faultOf(error));
       } finally {

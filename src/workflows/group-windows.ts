@@ -11,7 +11,7 @@ import type { WatchResult } from "../activities/contract.ts";
 import { act, PRIORITY } from "./act.ts";
 import { faultOf } from "./failures.ts";
 import { orderAgainIfMoved, putOrder } from "./group-protect.ts";
-import { currentOrder, hasCondition, rpoBreached, takeProgress, type ReplicaRecord } from "./group-record.ts";
+import { hasCondition, nextOrder, rpoBreached, takeProgress, type ReplicaRecord } from "./group-record.ts";
 import type { Group } from "./group-updates.ts";
 import { now } from "./workflow-time.ts";
 
@@ -71,7 +71,7 @@ async function repair(group: Group): Promise<void> {
 
 async function sendOrderAgain(group: Group): Promise<void> {
   await tolerating(group, async () => {
-    await putOrder(currentOrder(group.record), group.record.targetSite, "send the order again");
+    await putOrder(nextOrder(group.record, group.record.order.state), group.record.targetSite, "send the order again");
     group.record.orderDue = false;
   });
 }

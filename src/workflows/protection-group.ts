@@ -120,7 +120,8 @@ async function takeTurn(group: Group, windowMs: number | undefined): Promise<voi
 async function seed(group: Group): Promise<void> {
   const { record } = group;
   const operation = await protectGroup(record, asked(record, "protect"), group.show);
-  // Unprotect interrupted it: the next turn ends what is left, which is already undone.
+  // Unprotect interrupted it, and everything is undone. The next turn ends the protection itself.
+  if (hasCondition(record, CONDITIONS.unprotecting)) return;
   record.phase = nextPhase(record.phase, operation.state === "done" ? "seeded" : "protect-failed");
   group.show();
 }
@@ -130,6 +131,7 @@ async function endProtection(group: Group): Promise<void> {
   const operation = await unprotectGroup(record, asked(record, "unprotect"), group.show);
   setCondition(record, CONDITIONS.unprotecting, false);
   if (operation.state === "done") record.phase = nextPhase(record.phase, "unprotect");
+  else if (record.phase === "seeding") record.phase = nextPhase(record.phase, "protect-failed");
   group.show();
 }
 

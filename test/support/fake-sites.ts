@@ -1,0 +1,334 @@
+/**
+ * Two sites in memory: full adapters of MasterTarget, ProcessServer and Hypervisor that keep a world one can look at, and that fail
+ * where a test says.
+ *
+ * Invariants:
+ * - every method is idempotent by its operation id, as the ports ask for; a repeat with other parameters is a bug and throws RangeError;
+ * - replication happens in simulated cycles: while the order is active and its epoch is the claimed one, each look at the group makes a
+ *   barrier;
+ * - `fail` hits the Nth call that changes something (or a named one), either before it acts or after it acted (its reply is lost).
+ */
+import { Fault } from "#model/fault.ts";
+import type { Hypervisor, Machine, MachineNetwork, MachineConfig, MachineDisk } from "#ports/hypervisor.ts";
+import type { ExportMode, ExportStatus, MasterTarget } from "#ports/master-target.ts";
+import type { ProcessServer } from "#ports/process-server.ts";
+import type { GroupProgress, RecoveryPoint, ReplicationOrder } from "#ports/replication.ts";
+import { createActivities } from "../../src/activities/create-activities.ts";
+import type { Activities } from "../../src/activities/contract.ts";
+import { systemClock } from "../../src/adapters/clock/system-clock.ts";
+
+export interface FailRule {
+  /** `masterTarget.fence`, … ; left out: counts every changing call. */
+  readonly method?: string;
+  /** 1 for the first matching call. */
+  readonly at: number;
+  /** How many matching calls fail from there on. */
+  readonly times: number;
+  readonly when: "before" | "after";
+  readonly fault: Fault;
+}
+
+interface World {
+  claims: { activeSite: string; epoch: number; operations: Record<string, number> };
+  prepared: boolean;
+  released: boolean;
+  order: ReplicationOrder | undefined;
+  barriers: { barrier: number; cutAtMs: number; name?: string }[];
+  syncRemainingBytes: number;
+  exports: Record<string, { mode: ExportMode; point: string; open: boolean; discarded: boolean }>;
+  machines: Record<string, Machine & { readonly disks: readonly MachineDisk[]; readonly network: MachineNetwork; readonly site: string }>;
+  cuts: Record<string, { barrier: number; cutAtMs: number }>;
+}
+
+export interface FakeSites {
+  readonly world: World;
+  /** Every call, in order: `masterTarget.fence`. */
+  readonly calls: string[];
+  readonly activities: Activities;
+  fail(rule: FailRule): void;
+  /** The source's site is gone: its process server and hypervisor cannot be reached. */
+  loseSource(lost: boolean): void;
+  /** The guest of this name does not shut down when asked. */
+  stubborn: Set<string>;
+  /** What exists that a clean world would not have: open exports, machines at the target. */
+  leftovers(): readonly string[];
+  toJSON(): World;
+}
+
+export const SOURCE = "primary";
+export const TARGET = "secondary";
+export const DISK_BYTES = 64 << 20;
+const FIRST_PORT = 20_000;
+
+export function createFakeSites(options: { readonly groupId: string; readonly machineNames?: readonly string[]; readonly isOpen?: (workflowId: string, runId: string) => Promise<boolean>; readonly restored?: World; readonly changed?: (world: World) => void } = { groupId: "web" }): FakeSites {
+  const { groupId, machineNames = ["web"] } = options;
+  const world: World = options.restored ?? {
+    claims: { activeSite: "", epoch: 0, operations: {} },
+    prepared: false,
+    released: false,
+    order: undefined,
+    barriers: [],
+    syncRemainingBytes: DISK_BYTES,
+    exports: {},
+    machines: {},
+    cuts: {},
+  };
+  const calls: string[] = [];
+  const rules: { rule: FailRule; seen: number }[] = [];
+  let sourceLost = false;
+  const stubborn = new Set<string>();
+
+  // The source's machines run at the source, as an embedded installation has them.
+  if (options.restored === undefined) for (const name of machineNames) world.machines[`source-${name}`] = machine(`source-${name}`, "source", name, SOURCE, "running");
+
+  /** Every call passes here. `changes`: it alters the world, so it counts as a step. */
+  async function step<T>(method: string, changes: boolean, work: () => T): Promise<T> {
+    calls.push(method);
+    const due = rules.filter(({ rule }) => (rule.method === undefined ? changes : rule.method === method));
+    for (const one of due) one.seen += 1;
+    const hit = due.find(({ rule, seen }) => seen >= rule.at && seen < rule.at + rule.times)?.rule;
+    if (hit?.when === "before") throw hit.fault;
+    const result = work();
+    options.changed?.(world);
+    if (hit !== undefined) throw hit.fault;
+    return result;
+  }
+
+  const replicating = (): boolean => !sourceLost && world.order?.state === "active" && world.prepared && !world.released && world.claims.activeSite === SOURCE && world.order.groupEpoch === world.claims.epoch;
+
+  function cycle(): { barrier: number; cutAtMs: number } {
+    world.syncRemainingBytes = Math.max(0, world.syncRemainingBytes - DISK_BYTES / 4);
+    const made = { barrier: (world.barriers.at(-1)?.barrier ?? 0) + 1, cutAtMs: Date.now() };
+    if (world.syncRemainingBytes === 0) world.barriers.push(made);
+    return made;
+  }
+
+  const pointOf = ({ barrier, cutAtMs, name }: World["barriers"][number]): RecoveryPoint => ({
+    id: `${String(cutAtMs).padStart(13, "0")}-${barrier.toString(16).padStart(16, "0")}`,
+    groupId,
+    barrier,
+    cutAtMs,
+    kind: name === undefined ? "recovery" : "bookmark",
+    ...(name === undefined ? {} : { name }),
+    consistency: "crash",
+    grade: "committed",
+    reasonKept: "journal",
+    members: [],
+  });
+
+  const progress = (): GroupProgress => {
+    const newest = world.barriers.at(-1);
+    return {
+      groupId,
+      state: world.claims.activeSite !== SOURCE ? "fenced" : world.syncRemainingBytes > 0 ? "seeding" : "live",
+      connected: !sourceLost,
+      disks: machineNames.map((name) => ({ diskId: `${name}-0`, sizeBytes: DISK_BYTES, epoch: world.claims.epoch, seq: newest?.barrier ?? 0, cycle: newest?.barrier ?? 0, syncRemainingBytes: world.syncRemainingBytes, syncTotalBytes: DISK_BYTES })),
+      currentAsOfMs: newest?.cutAtMs ?? 0,
+      barrier: newest?.barrier ?? 0,
+      barrierCutAtMs: newest?.cutAtMs ?? 0,
+      barrierCommittedAtMs: newest?.cutAtMs ?? 0,
+      commits: newest?.barrier ?? 0,
+      shippedBytes: 4096,
+      storedBytes: 4096,
+      syncBytesPerSecond: 1 << 20,
+      backlogBytes: 0,
+      writtenBytes: 8192,
+      observedAtMs: Date.now(),
+    };
+  };
+
+  const exportOf = (operationId: string): ExportStatus => {
+    const found = world.exports[operationId];
+    if (found === undefined || !found.open) throw new Fault("NOT_FOUND", `No export "${operationId}"`);
+    return {
+      operationId,
+      groupId,
+      pointId: found.point,
+      mode: found.mode,
+      disks: machineNames.map((name) => ({ diskId: `${name}-0`, machine: name, url: `nbd+unix:///${name}-0?socket=/fake/${operationId}`, sizeBytes: DISK_BYTES, bootIndex: 0 })),
+      ...(found.mode === "read-write" ? { branch: `branch-${operationId}` } : {}),
+      barrier: 0,
+      barrierCutAtMs: 0,
+      overlayBytes: 0,
+      writtenBytes: 0,
+    };
+  };
+
+  const masterTarget: MasterTarget = {
+    probeStore: async () => await step("masterTarget.probeStore", true, () => ({ storeId: "fake", checkedAtMs: Date.now(), endpoint: "memory" })),
+    prepareGroup: async ({ sourceSite }) =>
+      await step("masterTarget.prepareGroup", true, () => {
+        if (!world.prepared && world.claims.epoch === 0) world.claims = { activeSite: sourceSite, epoch: 1, operations: {} };
+        world.prepared = true;
+        world.released = false;
+        return { host: "127.0.0.1", port: 4000, branch: "root", groupEpoch: world.claims.epoch };
+      }),
+    observeGroup: async ({ cursor, waitMs }) => {
+      if (!world.prepared || world.released) throw new Fault("NOT_FOUND", `No group "${groupId}"`);
+      await new Promise((resolve) => setTimeout(resolve, Math.min(waitMs, 100)));
+      return await step("masterTarget.observeGroup", false, () => {
+        if (replicating()) cycle();
+        return { ...progress(), cursor: `${Number(cursor) + 1}` };
+      });
+    },
+    listPoints: async () => await step("masterTarget.listPoints", false, () => world.barriers.map(pointOf).reverse()),
+    bookmark: async ({ barrier, name }) =>
+      await step("masterTarget.bookmark", true, () => {
+        const found = world.barriers.find((one) => one.barrier === barrier);
+        if (found === undefined) throw new Fault("POINT_NOT_FOUND", `No barrier ${barrier}`);
+        const taken = world.barriers.find((one) => one.name === name);
+        if (taken !== undefined && taken !== found) throw new Fault("REFUSED", `Bookmark "${name}" exists`);
+        found.name = name;
+        return pointOf(found);
+      }),
+    fence: async ({ operationId, activeSite }) =>
+      await step("masterTarget.fence", true, () => {
+        const known = world.claims.operations[operationId];
+        if (known === undefined) {
+          world.claims.epoch += 1;
+          world.claims.operations[operationId] = world.claims.epoch;
+          world.claims.activeSite = activeSite;
+        }
+        const newest = world.barriers.at(-1);
+        return { groupEpoch: world.claims.operations[operationId]!, newestPoint: newest === undefined ? undefined : pointOf(newest) };
+      }),
+    openExport: async ({ operationId, point, mode }) =>
+      await step("masterTarget.openExport", true, () => {
+        world.exports[operationId] ??= { mode, point, open: true, discarded: false };
+        world.exports[operationId].open = true;
+        return exportOf(operationId);
+      }),
+    exportStatus: async ({ operationId }) => await step("masterTarget.exportStatus", false, () => exportOf(operationId)),
+    closeExport: async ({ operationId, discard }) =>
+      await step("masterTarget.closeExport", true, () => {
+        const found = world.exports[operationId];
+        if (found === undefined) throw new Fault("NOT_FOUND", `No export "${operationId}"`);
+        const user = Object.values(world.machines).find((one) => one.power !== "off" && one.disks.some((disk) => disk.url.includes(operationId)));
+        if (user !== undefined) throw new RangeError(`Export "${operationId}" is closed under machine "${user.id}"`);
+        found.open = false;
+        found.discarded ||= discard;
+      }),
+    listExports: async () => await step("masterTarget.listExports", false, () => Object.keys(world.exports).filter((id) => world.exports[id]!.open).map(exportOf)),
+    releaseGroup: async () =>
+      await step("masterTarget.releaseGroup", true, () => {
+        world.released = true;
+      }),
+  };
+
+  const here = (): void => {
+    if (sourceLost) throw new Fault("PEER_UNREACHABLE", `Site "${SOURCE}" is not connected`);
+  };
+
+  const processServer: ProcessServer = {
+    putOrder: async () => {
+      throw new RangeError("Orders go through control");
+    },
+    inspectDisks: async ({ sources }) =>
+      await step("processServer.inspectDisks", true, () => {
+        here();
+        return sources.map((source) => ({ source, sizeBytes: DISK_BYTES, sectorBytes: 512 }));
+      }),
+    groupState: async () =>
+      await step("processServer.groupState", false, () => {
+        here();
+        return {
+          groupId,
+          orderVersion: world.order?.version ?? 0,
+          state: "live" as const,
+          disks: machineNames.map((name) => ({ diskId: `${name}-0`, source: `tap:/${name}.img`, sizeBytes: DISK_BYTES, sectorBytes: 512, tapUrl: `nbd+unix:///${name}?socket=/tap`, unsyncedBytes: 0, dirtyBytes: 0, writtenBytes: 0, holdMsMax: 0, sweepReason: "" })),
+          spoolBytes: 0,
+          lastCutAtMs: 0,
+        };
+      }),
+    cutNow: async ({ operationId }) =>
+      await step("processServer.cutNow", true, () => {
+        here();
+        if (!replicating()) throw new Fault("SOURCE_UNREACHABLE", "Nothing is replicated");
+        world.cuts[operationId] ??= cycle();
+        return world.cuts[operationId];
+      }),
+    listAgents: async () => await step("processServer.listAgents", false, () => []),
+  };
+
+  const hypervisor = (site: string): Hypervisor => {
+    const reach = (): void => {
+      if (site === SOURCE) here();
+    };
+    const found = (machineId: string) => {
+      reach();
+      const one = world.machines[machineId];
+      if (one === undefined || one.site !== site) throw new Fault("NOT_FOUND", `No machine "${machineId}"`);
+      return one;
+    };
+    const power = (machineId: string, to: Machine["power"]): Machine => (world.machines[machineId] = { ...found(machineId), power: to, ...(to === "running" ? { startedAtMs: Date.now() } : {}) });
+    return {
+      kind: "fake",
+      createMachine: async ({ operationId, name, config, disks, network }) =>
+        await step("hypervisor.createMachine", true, () => {
+          reach();
+          const id = `${operationId}-${name}`;
+          world.machines[id] ??= { ...machine(id, operationId, name, site, "off", config), disks, network, forwards: network.forwards.map((one, at) => ({ guestPort: one.guestPort, hostPort: one.hostPort === 0 ? FIRST_PORT + at : one.hostPort })) };
+          return world.machines[id];
+        }),
+      start: async (machineId) => await step("hypervisor.start", true, () => power(machineId, "running")),
+      shutdown: async (machineId, { timeoutMs }) =>
+        await step("hypervisor.shutdown", true, () => {
+          if (stubborn.has(found(machineId).name)) throw new Fault("TIMED_OUT", `Still running after ${timeoutMs} ms`);
+          return power(machineId, "off");
+        }),
+      powerOff: async (machineId) => await step("hypervisor.powerOff", true, () => power(machineId, "off")),
+      inspect: async (machineId) => await step("hypervisor.inspect", false, () => found(machineId)),
+      list: async (filter) =>
+        await step("hypervisor.list", false, () => {
+          reach();
+          return Object.values(world.machines).filter((one) => one.site === site && (filter?.operationId === undefined || one.operationId === filter.operationId));
+        }),
+      destroy: async (machineId) =>
+        await step("hypervisor.destroy", true, () => {
+          reach();
+          delete world.machines[machineId];
+        }),
+    };
+  };
+
+  const activities = createActivities({
+    masterTarget: (site) => {
+      if (site !== TARGET) throw new RangeError(`No store of group at "${site}"`);
+      return masterTarget;
+    },
+    processServer: () => processServer,
+    hypervisor,
+    orders: {
+      put: async (_groupId, order) =>
+        await step("orders.put", true, () => {
+          const same = JSON.stringify(order) === JSON.stringify(world.order);
+          if (world.order !== undefined && !same && order.version <= world.order.version) throw new Fault("REFUSED", `Expected a version above ${world.order.version}, got ${order.version}`);
+          world.order = order;
+          return { version: order.version, delivered: !sourceLost };
+        }),
+    },
+    workflows: { isOpen: options.isOpen ?? (async () => true) },
+    answers: async () => true,
+    clock: systemClock,
+  });
+
+  return {
+    world,
+    calls,
+    activities,
+    fail: (rule) => void rules.push({ rule, seen: 0 }),
+    loseSource: (lost) => {
+      sourceLost = lost;
+    },
+    stubborn,
+    leftovers: () => [
+      ...Object.entries(world.exports).flatMap(([id, one]) => (one.open ? [`export ${id}`] : [])),
+      ...Object.values(world.machines).flatMap((one) => (one.site === TARGET ? [`machine ${one.id}`] : [])),
+    ],
+    toJSON: () => world,
+  };
+}
+
+function machine(id: string, operationId: string, name: string, site: string, power: Machine["power"], config: MachineConfig = { cpus: 1, memoryMiB: 128, firmware: "bios" }) {
+  return { id, operationId, name, power, config, forwards: [], consoleTail: "", disks: [], network: { mode: "user" as const, forwards: [] }, site };
+}
