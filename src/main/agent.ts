@@ -7,13 +7,13 @@ import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import { Fault } from "#model/fault.ts";
 import { systemClock } from "../adapters/clock/system-clock.ts";
-import { createLink } from "../adapters/link/tls-link.ts";
 import { createLog } from "../adapters/log/pino-log.ts";
 import { startAgent } from "../agent/agent.ts";
 import { startLaneThread } from "../agent/lane-threads.ts";
 import type { TapProcess } from "../agent/tap-host.ts";
 import { connectTap } from "../capture/tap/tap-client.ts";
 import type { TapConfig } from "../capture/tap/tap-protocol.ts";
+import { openAgentLink } from "./agent-link.ts";
 
 const address = z.object({ host: z.string().min(1), port: z.int().min(0).max(65535) });
 
@@ -27,7 +27,7 @@ const agentConfig = z.object({
   /** Threads that sweep; default: as many as cores, at most 4. */
   lanes: z.int().min(1).max(16).optional(),
 });
-export type AgentConfig = z.infer<typeof agentConfig>;
+type AgentConfig = z.infer<typeof agentConfig>;
 
 const LANES_MAX = 4;
 
@@ -35,7 +35,7 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
   const config = parseAgentConfig(configFile);
   const log = createLog({ fields: { role: "agent", site: config.site, name: config.name } });
   mkdirSync(config.stateDir, { recursive: true, mode: 0o700 });
-  const link = openLink(config, log);
+  const link = openAgentLink(config, log);
   const agent = startAgent({
     link,
     machine: config.name,
@@ -55,7 +55,7 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
 }
 
 /** Throws CONFIG_INVALID. */
-export function parseAgentConfig(configFile: string): AgentConfig {
+function parseAgentConfig(configFile: string): AgentConfig {
   let text: string;
   try {
     text = readFileSync(configFile, "utf8");
@@ -68,19 +68,6 @@ export function parseAgentConfig(configFile: string): AgentConfig {
     const why = cause instanceof z.ZodError ? z.prettifyError(cause) : String(cause);
     throw new Fault("CONFIG_INVALID", `"${configFile}" is no configuration of an agent: ${why}`, { cause, hint: "See config/samples/agent.json" });
   }
-}
-
-/** The link with this agent's certificate; each thread makes its own. */
-export function openLink(config: AgentConfig, log: ReturnType<typeof createLog>): ReturnType<typeof createLink> {
-  const { certFile, keyFile, caFile } = config.identity;
-  return createLink({
-    identity: { site: config.site, role: "agent", name: config.name },
-    cert: readFileSync(certFile, "utf8"),
-    key: readFileSync(keyFile, "utf8"),
-    ca: readFileSync(caFile, "utf8"),
-    clock: systemClock,
-    log,
-  });
 }
 
 /** In our process group, so that it is lost with the site; but not ended when we end. */
