@@ -87,6 +87,8 @@ export function startExportCommitter(options: ExportCommitterOptions): ExportCom
   let barrier = 0;
   let barrierCutAtMs = 0;
   let fault: Fault | undefined;
+  /** Something was committed that no barrier names yet: after a sweep a clean cut is due even if nobody writes any more. */
+  let barrierDue = false;
 
   const openStream = async (): Promise<NonNullable<typeof stream>> => {
     if (stream) return stream;
@@ -182,6 +184,7 @@ export function startExportCommitter(options: ExportCommitterOptions): ExportCom
         writtenBytes: numbers.reduce((sum, one) => sum + one.writtenBytes, 0),
       });
       for (const disk of disks) disk.capture.committed(cycle, swept.get(disk.diskId) ?? []);
+      barrierDue = !committed.barrier;
       if (committed.barrier) [barrier, barrierCutAtMs] = [committed.barrierNumber, committed.barrierCutAtMs];
     } catch (error) {
       // The commit may have landed. What it held is dirty again and goes into a later cycle too: the same data twice does no harm.
@@ -190,7 +193,7 @@ export function startExportCommitter(options: ExportCommitterOptions): ExportCom
     }
   };
 
-  const pending = (): boolean => disks.some((disk) => disk.capture.numbers().dirtyBytes > 0 || disk.capture.numbers().unsyncedBytes > 0);
+  const pending = (): boolean => barrierDue || disks.some((disk) => disk.capture.numbers().dirtyBytes > 0 || disk.capture.numbers().unsyncedBytes > 0);
 
   let running: Promise<void> = Promise.resolve();
   /** Rounds never overlap, whoever asks for them. */

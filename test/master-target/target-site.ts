@@ -1,0 +1,102 @@
+/** A whole target site for tests: a real S3 server, a master target with real child processes, and links to its mover. */
+import { execFile } from "node:child_process";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
+import { once } from "node:events";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import type { TestContext } from "node:test";
+import type { Address, Link } from "#ports/link.ts";
+import { silentLog, createLog } from "../../src/adapters/log/pino-log.ts";
+import { startMasterTarget, type MasterTargetConfig, type RunningMasterTarget } from "../../src/main/master-target.ts";
+import { createTestAuthority } from "../support/credentials.ts";
+import { startVersitygw, type Versitygw } from "../support/versitygw.ts";
+import { ScriptedSource } from "../data-mover/mover-source.ts";
+
+export const run = promisify(execFile);
+export const GROUP = "web-tier";
+
+export interface TargetSite {
+  readonly config: MasterTargetConfig;
+  readonly server: Versitygw;
+  readonly sourceLink: Link;
+  readonly folder: string;
+  target: RunningMasterTarget;
+  /** End the master target as a restart of its service would, and start it again. */
+  restart(): Promise<void>;
+  prepare(source: ScriptedSource): Promise<Address>;
+}
+
+export async function targetSite(t: TestContext): Promise<TargetSite> {
+  const server = await startVersitygw();
+  t.after(() => server.stop());
+  const folder = await mkdtemp(join(tmpdir(), "leeward-mt-"));
+  t.after(() => rm(folder, { recursive: true, force: true, maxRetries: 5 }));
+  const ca = await createTestAuthority();
+  const files = await ca.credentials({ site: "secondary", role: "master-target", name: "mt" });
+  const identity = { certFile: join(folder, "cert.pem"), keyFile: join(folder, "key.pem"), caFile: join(folder, "ca.pem") };
+  await writeFile(identity.certFile, files.cert);
+  await writeFile(identity.keyFile, files.key);
+  await writeFile(identity.caFile, files.ca);
+  const credentialsFile = join(folder, "s3.json");
+  await writeFile(credentialsFile, JSON.stringify({ accessKey: server.accessKey, secretKey: server.secretKey }));
+  const stateDir = join(folder, "state");
+  await mkdir(stateDir);
+  const config: MasterTargetConfig = {
+    site: "secondary",
+    name: "mt",
+    stateDir,
+    identity,
+    moverListen: { host: "127.0.0.1", port: await freePort() },
+    advertise: { host: "127.0.0.1", port: 0 },
+    store: { endpoint: server.endpoint, region: server.region, bucket: "leeward", root: "site", credentialsFile },
+    keysFile: join(folder, "keys.json"),
+    overlayBytesMax: 1 << 30,
+    exportCommitMs: 300,
+  };
+  const log = process.env["LEEWARD_TEST_LOG"] === undefined ? silentLog : createLog({ fields: { role: "master-target" } });
+  const site: TargetSite = {
+    config,
+    server,
+    folder,
+    sourceLink: await ca.link("primary", "process-server", "ps"),
+    target: await startMasterTarget(config, log),
+    async restart() {
+      await site.target.close();
+      site.target = await startMasterTarget(config, log);
+    },
+    async prepare(source) {
+      const { host, port } = await site.target.masterTarget.prepareGroup({
+        groupId: GROUP,
+        operationId: "protect-1",
+        groupName: "Web tier",
+        sourceSite: "primary",
+        disks: source.disks.map((disk, index) => ({ diskId: disk.diskId, machine: "web-1", sizeBytes: disk.content.length, sectorBytes: 512, bootIndex: index })),
+        record: "{}",
+      });
+      return { host, port };
+    },
+  };
+  t.after(() => site.target.close());
+  return site;
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const address = server.address();
+  server.close();
+  await once(server, "close");
+  if (address === null || typeof address === "string") throw new Error("no port");
+  return address.port;
+}
+
+export async function until<Value>(what: string, probe: () => Value | undefined | Promise<Value | undefined>, seconds = 20): Promise<Value> {
+  for (const giveUpAt = performance.now() + seconds * 1000; performance.now() < giveUpAt; ) {
+    const value = await probe();
+    if (value !== undefined) return value;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  throw new Error(`Did not come true within ${seconds} s: ${what}`);
+}
