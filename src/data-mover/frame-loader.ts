@@ -8,6 +8,7 @@
  *   over a network may have been damaged there.
  */
 import { isFault } from "#model/fault.ts";
+import { digestBytesOf } from "#model/format/frame-directory.ts";
 import type { ObjectStore } from "#ports/object-store.ts";
 import type { ImageContainer } from "./image-container.ts";
 import { lruCache } from "./lru-cache.ts";
@@ -43,7 +44,7 @@ export function frameLoader(store: ObjectStore, cacheBytes: number): FrameLoader
     const known = digests.get(container.frameBase);
     if (known !== undefined) return known;
     const loading = withSecondLook(() => container.loadDigests());
-    digests.set(container.frameBase, loading, Math.max(1024, container.place.directory.count * 32));
+    digests.set(container.frameBase, loading, 1024 + digestBytesOf(container.place.directory));
     // A failure is the reader's to see, and the next reader's to try again.
     loading.catch(() => digests.delete(container.frameBase));
     return loading;

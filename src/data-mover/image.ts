@@ -202,7 +202,17 @@ async function readLine(disk: DiskContext, keyring: Keyring, position: ImagePosi
     if ("needBytes" in head) throw new RangeError("A commit is yielded with its whole index");
     const index = readIndex(head);
     const base = places.length;
-    places.push({ ...head.header, key: commit.key, headSha256: head.headSha256, directory: index.directories[0]! });
+    const { containerId, salt, dataKeyId, indexBytes } = head.header;
+    const { headSha256 } = head;
+    places.push({
+      key: commit.key,
+      containerId,
+      headSha256,
+      salt,
+      dataKeyId,
+      indexBytes,
+      directory: index.directories[0]!,
+    });
     places.push(...segmentPlaces(disk, index));
     const { extents } = index;
     for (let run = 0; run < extents.count; run++) if (extents.source[run]! < SOURCE_LIMIT) extents.source[run]! += base;

@@ -39,7 +39,16 @@ export async function startVersitygw(options: { readonly arguments?: readonly st
   const start = async (): Promise<void> => {
     const started = spawn(
       program,
-      ["--port", `127.0.0.1:${port}`, "--quiet", "--keep-alive", "posix", ...(options.arguments ?? []), root],
+      [
+        "--port",
+        `127.0.0.1:${port}`,
+        "--quiet",
+        "--keep-alive",
+        "posix",
+        "--data-integrity-etag",
+        ...(options.arguments ?? []),
+        root,
+      ],
       {
         stdio: ["ignore", "ignore", "pipe"],
         env: { PATH: process.env["PATH"], ROOT_ACCESS_KEY: accessKey, ROOT_SECRET_KEY: secretKey },
