@@ -1,6 +1,7 @@
 /** An agent, a process server and a store in fifty lines: cuts several disks together, reads them out late, keeps replicas, judges points. */
 import assert from "node:assert/strict";
 import { isFault } from "#model/fault.ts";
+import type { Fault } from "#model/fault.ts";
 import type { BlockRun } from "#model/block-set.ts";
 import { BLOCK_SIZE } from "#model/units.ts";
 
@@ -73,7 +74,7 @@ export async function cutTogether(disks: readonly Tracked[], cutId: number, now:
 }
 
 /** Reads the cut out; undefined (and discarded) when a tap lost it. */
-export async function readOut(disks: readonly Tracked[], cycle: OpenCycle, pause: () => Promise<void>): Promise<ReadCycle | undefined> {
+export async function readOut(disks: readonly Tracked[], cycle: OpenCycle, pause: () => Promise<void>, lost: (fault: Fault) => void = () => undefined): Promise<ReadCycle | undefined> {
   try {
     const deltas = await Promise.all(
       disks.map(async (disk) => {
@@ -88,6 +89,7 @@ export async function readOut(disks: readonly Tracked[], cycle: OpenCycle, pause
     return { ...cycle, deltas };
   } catch (error) {
     if (!isFault(error)) throw error;
+    lost(error);
     await discardAll(disks, cycle.cutId);
     return undefined;
   }

@@ -66,9 +66,10 @@ export function createHistory(diskSectors: readonly number[], random: () => numb
     const total = diskSectors[disk]!;
     const dice = random();
     if (dice < 0.03) return disks[disk]!.flush();
-    const length = dice < 0.1 ? 1 + integer(200) : 1 + integer(16);
-    // Half of the writes go to a hot tenth, so that open cuts are overwritten.
-    const start = Math.min(integer(random() < 0.5 ? Math.ceil(total / 10) : total), total - length);
+    // Many writes go to a hot tenth, so that open cuts are overwritten, and many of these to six blocks, so that they meet there.
+    const place = random();
+    const length = place < 0.25 ? 1 + integer(4) : dice < 0.1 ? 1 + integer(200) : 1 + integer(16);
+    const start = Math.min(integer(place < 0.25 ? 48 : place < 0.5 ? Math.ceil(total / 10) : total), total - length);
     const sectors = Array.from({ length }, (_, index) => start + index);
     if (start < 0 || sectors.some((sector) => busy[disk]!.has(sector))) return;
     // Small ones: an image leaves the contents alone then, so there is nothing to record.
