@@ -14,13 +14,13 @@ export async function mover(
   world: World,
   actor: Actor,
   source: Source,
-  cycles: number,
-  reopens: number,
+  limits: { readonly cycles: number; readonly reopens: number; readonly points: number; readonly stormyOnly: boolean },
 ): Promise<number> {
   const { dice } = world.scheduler;
   const group = groupOf(world, actor);
   let points = 0;
-  for (let attempt = 0; attempt <= reopens && (world.stormy || actor.name === "last"); attempt++) {
+  const goesOn = (): boolean => points < limits.points && (world.stormy || !limits.stormyOnly);
+  for (let attempt = 0; attempt <= limits.reopens && goesOn(); attempt++) {
     const before = { ...world };
     try {
       const open = (diskId: string): Promise<DiskWriter> => {
@@ -40,7 +40,7 @@ export async function mover(
       );
       const highest = Math.max(0, ...(await world.protocol.listBarriers(group)));
       source.nextCycle = Math.max(source.nextCycle, highest + 1, ...writers.map((writer) => writer.data.cycle + 1));
-      for (let count = 0; count < cycles && (world.stormy || actor.name === "last"); count++) {
+      for (let count = 0; count < limits.cycles && goesOn(); count++) {
         const cut = nextCut(world, source, writers, highest);
         if (cut === undefined) continue;
         await commitCut(world, actor, source, cut, writers);

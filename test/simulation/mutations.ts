@@ -61,7 +61,8 @@ export const MUTATIONS: readonly Mutation[] = [
       {
         file: "create-once.ts",
         find: "const found = await withRetries(context, request.look); // [read back]",
-        replace: "const found = undefined as Found | undefined; if (trouble !== undefined) return undefined;",
+        replace:
+          "if (trouble !== undefined && request.key.includes('/journal/')) return undefined; const found = await withRetries(context, request.look);",
       },
     ],
   },

@@ -78,10 +78,12 @@ function start(protocol: Protocol, seed: number, options: WorldOptions): { world
   const world = createWorld(protocol, seed, options);
   const { scheduler } = world;
   const { dice } = scheduler;
-  const stormUntil = 80 + dice.below(240);
+  // Collection needs a long life, and shows its worst to those who slept through it.
+  const collects = dice.chance(0.2);
+  const stormUntil = (collects ? 200 : 50) + dice.below(170);
   const crashes = dice.pick([0, 0.005, 0.02]);
-  const freezes = dice.pick([0, 0.01, 0.03]);
-  const collects = dice.chance(0.4);
+  const freezes = dice.pick(collects ? [0.02] : [0, 0.01, 0.03]);
+  const longest = collects ? 400 : 150;
   let phase: "storm" | "calm" | "end" = "storm";
   spawn(world, "control", (actor) => create(world, actor));
 
@@ -98,7 +100,7 @@ function start(protocol: Protocol, seed: number, options: WorldOptions): { world
     }
     if (phase === "storm") {
       if (dice.chance(0.06)) enter(world, collects);
-      if (world.actors.size > 0 && dice.chance(freezes)) freeze(world, dice.pick([...world.actors]));
+      if (world.actors.size > 0 && dice.chance(freezes)) freeze(world, dice.pick([...world.actors]), longest);
       if (world.actors.size > 0 && dice.chance(crashes)) crash(world, dice.pick([...world.actors]));
     }
     if (phase === "calm" && scheduler.idle) {
@@ -119,9 +121,9 @@ function start(protocol: Protocol, seed: number, options: WorldOptions): { world
   return { world, advance };
 }
 
-function freeze(world: World, actor: Actor): void {
+function freeze(world: World, actor: Actor, longest: number): void {
   const { now, dice } = world.scheduler;
-  actor.frozenUntil = now + 20 + dice.below(200);
+  if (actor.frozenUntil <= now) actor.frozenUntil = now + 20 + dice.below(longest);
 }
 
 function crash(world: World, actor: Actor): void {
@@ -148,7 +150,13 @@ function enter(world: World, collects: boolean): void {
       spawn(
         world,
         name(`mover-${source.site}`),
-        async (actor) => void (await mover(world, actor, source, 3 + dice.below(8), dice.below(4))),
+        async (actor) =>
+          void (await mover(world, actor, source, {
+            cycles: 3 + dice.below(8),
+            reopens: dice.below(4),
+            points: 99,
+            stormyOnly: true,
+          })),
       );
       return;
     }
@@ -168,7 +176,6 @@ function enter(world: World, collects: boolean): void {
     }
     case 8:
     case 9:
-    case 10:
       spawn(world, name("reader"), (actor) => reader(world, actor, dice.pick([...world.sources.keys()])));
       return;
     default:
@@ -214,7 +221,7 @@ async function create(world: World, actor: Actor): Promise<void> {
       for (const diskId of world.disks) await world.protocol.createDisk(group.disk(diskId), { ...request, groupEpoch });
       world.created = true;
     } catch (error) {
-      if (!isFault(error) || !error.code.startsWith("STORE_")) throw error;
+      if (!isFault(error)) throw error;
     }
   }
 }
@@ -233,7 +240,9 @@ async function goOn(world: World, actor: Actor): Promise<void> {
 
   const source = world.sources.get(world.active.branch)!;
   let points = 0;
-  for (let attempt = 0; attempt < 4 && points === 0; attempt++) points = await mover(world, actor, source, 3, 3);
+  for (let attempt = 0; attempt < 4 && points === 0; attempt++) {
+    points = await mover(world, actor, source, { cycles: 40, reopens: 3, points: 1, stormyOnly: false });
+  }
   if (points === 0) return violate(world, `site ${source.site} cannot go on with branch ${source.branch}`);
 
   const newest = Math.max(

@@ -120,9 +120,9 @@ export function simulatedStore(scheduler: Scheduler, weather: StoreWeather): Sim
       },
     }),
     of: (actor) => ({
-      create: (key, body, options) => scheduler.call(actor, () => faulty.create(key, body, options)),
-      get: (key, options) => scheduler.call(actor, () => faulty.get(key, options)),
-      head: (key, options) => scheduler.call(actor, () => faulty.head(key, options)),
+      create: (key, body) => scheduler.call(actor, () => faulty.create(key, body)),
+      get: (key) => scheduler.call(actor, () => faulty.get(key)),
+      head: (key) => scheduler.call(actor, () => faulty.head(key)),
       delete: (keys) => scheduler.call(actor, () => faulty.delete(keys)),
       // In pages, as S3 does: what is created meanwhile may be in a later one.
       async *list(prefix, options) {

@@ -8,7 +8,7 @@ import type { WorldOptions } from "./world.ts";
 
 Error.stackTraceLimit = 0;
 
-const most = 30_000;
+const most = Number(process.env["LEEWARD_SCHEDULES"] ?? 30_000);
 const first = Number(process.env["LEEWARD_SEED"] ?? 1);
 
 for (const mutation of MUTATIONS) {

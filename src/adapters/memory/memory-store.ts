@@ -7,18 +7,25 @@ import type { ObjectEntry, ObjectStore } from "#ports/object-store.ts";
 
 export interface MemoryStore extends ObjectStore {
   /** What is there; for tests to look at, and to damage. */
-  readonly objects: ReadonlyMap<string, Uint8Array>;
-  /** Put `data` at `key`, whatever is there: damage. */
-  overwrite(key: string, data: Uint8Array): void;
+  readonly objects: Map<string, Uint8Array>;
   /** What `list` yields, at once. */
   entries(prefix: string, options?: { readonly startAfter?: string; readonly limit?: number }): ObjectEntry[];
 }
 
 export function memoryStore(): MemoryStore {
-  const objects = new Map<string, Uint8Array>();
+  const objects: Map<string, Uint8Array> = new Map();
   // Kept sorted as keys come and go: simulations list often, and keys mostly arrive in order.
   const keys: string[] = [];
 
+  // Tests put and remove objects behind the store's back; its list must see that too.
+  objects.set = (key, data) => {
+    if (!objects.has(key)) insert(keys, key);
+    return Map.prototype.set.call(objects, key, data) as typeof objects;
+  };
+  objects.delete = (key) => {
+    if (objects.has(key)) keys.splice(firstFrom(keys, key), 1);
+    return Map.prototype.delete.call(objects, key);
+  };
   const entries: MemoryStore["entries"] = (prefix, { startAfter = "", limit = Number.POSITIVE_INFINITY } = {}) => {
     const found: ObjectEntry[] = [];
     const from = startAfter >= prefix ? firstAfter(keys, startAfter) : firstFrom(keys, prefix);
@@ -30,15 +37,11 @@ export function memoryStore(): MemoryStore {
 
   return {
     objects,
-    overwrite(key, data) {
-      if (!objects.has(key)) insert(keys, key);
-      objects.set(key, data);
-    },
+    entries,
     async create(key, body, options) {
       options?.signal?.throwIfAborted();
       if (objects.has(key)) return "exists";
       objects.set(key, joined(body));
-      insert(keys, key);
       return "created";
     },
     async get(key, options) {
@@ -53,16 +56,13 @@ export function memoryStore(): MemoryStore {
       const object = objects.get(key);
       return object && { size: object.length };
     },
-    entries,
     async *list(prefix, options) {
       options?.signal?.throwIfAborted();
       yield* entries(prefix, options);
     },
     async delete(gone, options) {
       options?.signal?.throwIfAborted();
-      for (const key of gone) {
-        if (objects.delete(key)) keys.splice(firstFrom(keys, key), 1);
-      }
+      for (const key of gone) objects.delete(key);
     },
   };
 }

@@ -1,4 +1,4 @@
 import { memoryStore } from "../../../src/adapters/memory/memory-store.ts";
 import { objectStoreContract } from "../../contract/object-store.contract.ts";
 
-objectStoreContract("memory", () => Promise.resolve({ store: memoryStore(), close: () => Promise.resolve() }));
+objectStoreContract("memory", async () => ({ store: memoryStore(), close: async () => undefined }));
