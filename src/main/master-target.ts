@@ -209,6 +209,7 @@ export async function startMasterTarget(config: MasterTargetConfig, log: Log): P
       random: systemRandom,
       log,
     });
+  let closing: Promise<void> | undefined;
   log.info("The master target runs", { store: settings.endpoint, bucket: settings.bucket, root: storeNames(settings.root).store, keysFile: config.keysFile });
 
   return {
@@ -219,15 +220,17 @@ export async function startMasterTarget(config: MasterTargetConfig, log: Log): P
       const now = pid();
       return now === undefined ? [] : [[operationId, now] as const];
     })),
-    async close() {
-      await control?.close();
-      await exports.stop();
-      await mover.stop();
-      await objects.close();
-      cache?.close();
-      await lock.release();
-    },
+    close: () => (closing ??= close()),
   };
+
+  async function close(): Promise<void> {
+    await control?.close();
+    await exports.stop();
+    await mover.stop();
+    await objects.close();
+    cache?.close();
+    await lock.release();
+  }
 }
 
 function receivedGroup({ groupId, sourceSite, disks }: RegisteredGroup): ReceivedGroup {

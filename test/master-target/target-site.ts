@@ -26,13 +26,28 @@ export interface TargetSite {
   /** End the master target as a restart of its service would, and start it again. */
   restart(): Promise<void>;
   prepare(source: ScriptedSource): Promise<Address>;
+  /** Run at the end, the last one first, whether the test passes or not. */
+  defer(cleanUp: () => unknown): void;
 }
 
 export async function targetSite(t: TestContext): Promise<TargetSite> {
-  const server = await startVersitygw();
-  t.after(() => server.stop());
+  const cleanUps: (() => unknown)[] = [];
+  const defer = (cleanUp: () => unknown): void => void cleanUps.unshift(cleanUp);
+  t.after(async () => {
+    const failures: unknown[] = [];
+    for (const cleanUp of cleanUps) {
+      try {
+        await cleanUp();
+      } catch (error) {
+        failures.push(error); // The others run all the same.
+      }
+    }
+    if (failures.length > 0) throw failures[0];
+  });
   const folder = await mkdtemp(join(tmpdir(), "leeward-mt-"));
-  t.after(() => rm(folder, { recursive: true, force: true, maxRetries: 5 }));
+  defer(() => rm(folder, { recursive: true, force: true, maxRetries: 5 }));
+  const server = await startVersitygw();
+  defer(() => server.stop());
   const ca = await createTestAuthority();
   const files = await ca.credentials({ site: "secondary", role: "master-target", name: "mt" });
   const identity = { certFile: join(folder, "cert.pem"), keyFile: join(folder, "key.pem"), caFile: join(folder, "ca.pem") };
@@ -58,6 +73,7 @@ export async function targetSite(t: TestContext): Promise<TargetSite> {
   const log = process.env["LEEWARD_TEST_LOG"] === undefined ? silentLog : createLog({ fields: { role: "master-target" } });
   const site: TargetSite = {
     config,
+    defer,
     server,
     folder,
     sourceLink: await ca.link("primary", "process-server", "ps"),
@@ -78,7 +94,7 @@ export async function targetSite(t: TestContext): Promise<TargetSite> {
       return { host, port };
     },
   };
-  t.after(() => site.target.close());
+  defer(() => site.target.close());
   return site;
 }
 
