@@ -6,6 +6,7 @@
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
+import { rmSync } from "node:fs";
 import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -78,7 +79,10 @@ export async function startVersitygw(options: { readonly arguments?: readonly st
   };
 
   // A test that dies without its clean-up must not leave a server behind.
-  const atExit = (): void => void child.kill("SIGKILL");
+  const atExit = (): void => {
+    child.kill("SIGKILL");
+    rmSync(folder, { recursive: true, force: true });
+  };
   process.on("exit", atExit);
   try {
     await start();
