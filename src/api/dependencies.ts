@@ -35,8 +35,8 @@ export interface ApiDependencies {
   /** PEM, handed out with a certificate. */
   readonly orderPublicKey: string;
   readonly workflows: GroupWorkflows;
-  /** Groups that control knows of without Temporal. */
-  readonly knownGroups: () => readonly string[];
+  /** Groups that control knows of without Temporal: those that ever had an order, with the version of the last one. */
+  readonly knownGroups: () => ReadonlyMap<string, number>;
   readonly temporalUiUrl?: string;
   readonly redisReachable: () => Promise<boolean>;
   readonly clock: Clock;

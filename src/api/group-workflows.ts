@@ -38,7 +38,9 @@ const UPDATE_MS = 30_000;
 /** These answer only when their work is done. */
 const WAITING_MS = { bookmark: 120_000, pause: 60_000, resume: 60_000 } as const;
 const QUERY_MS = 10_000;
-const LOOK_MS = 3_000;
+const LOOK_MS = 2_000;
+/** A server that is being restarted is back by then; afterwards a time-out means the worker, not the server. */
+const COMMAND_LOOK_MS = 6_000;
 
 export interface GroupWorkflows {
   protect(request: ProtectRequest): Promise<OperationStarted>;
@@ -68,9 +70,20 @@ export function createGroupWorkflows({
     return await client.withDeadline(clock.now() + boundMs, work);
   }
 
+  async function isReachable(boundMs: number): Promise<boolean> {
+    try {
+      await within(boundMs, async () => await client.workflowService.getSystemInfo({}));
+      return true;
+    } catch (error) {
+      if (grpcCode(error) !== undefined) return false;
+      throw error;
+    }
+  }
+
   /** Repeats `attempt`, which must be safe to repeat, until it is answered. */
   async function insist<T>(group: string, boundMs: number, attempt: () => Promise<T>): Promise<T> {
     const deadline = clock.monotonic() + boundMs;
+    if (!(await isReachable(COMMAND_LOOK_MS))) throw unreachable(address);
     for (let pauseMs = 50; ; pauseMs = Math.min(pauseMs * 2, 1_000)) {
       try {
         return await within(Math.max(deadline - clock.monotonic(), 1), attempt);
@@ -118,6 +131,7 @@ export function createGroupWorkflows({
       ),
 
     async groupIds() {
+      if (!(await isReachable(COMMAND_LOOK_MS))) throw unreachable(address);
       const ids = new Set<string>();
       const prefix = groupWorkflowId("");
       try {
@@ -142,15 +156,7 @@ export function createGroupWorkflows({
       }
     },
 
-    async reachable() {
-      try {
-        await within(LOOK_MS, async () => await client.workflowService.getSystemInfo({}));
-        return true;
-      } catch (error) {
-        if (isGrpcServiceError(error)) return false;
-        throw error;
-      }
-    },
+    reachable: () => isReachable(LOOK_MS),
   };
 }
 
@@ -190,13 +196,18 @@ function translate(error: unknown, group: string, address: string): unknown {
       cause: error,
     });
   }
-  if (grpcCode(error) !== undefined) {
-    return new Fault("PEER_UNREACHABLE", `Temporal does not answer at "${address}": ${messageOfFailure(error)}`, {
+  return grpcCode(error) === undefined ? error : unreachable(address, error);
+}
+
+function unreachable(address: string, cause?: unknown): Fault {
+  return new Fault(
+    "PEER_UNREACHABLE",
+    `Temporal does not answer at "${address}"${cause === undefined ? "" : `: ${messageOfFailure(cause)}`}`,
+    {
       hint: "Start it, or look into its log; replication itself goes on without it",
-      cause: error,
-    });
-  }
-  return error;
+      ...(cause === undefined ? {} : { cause }),
+    },
+  );
 }
 
 /** The status code of the first gRPC error in the chain of causes. */

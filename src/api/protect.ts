@@ -34,6 +34,7 @@ export async function planProtection(
   const targetSite = chooseTarget(dependencies, agent.site);
   await refuseTakenDisks(dependencies, { groupId, machine: agent.machine, site: agent.site, disks });
   const { processServer } = siteAccess(dependencies, agent.site);
+  const orderVersion = dependencies.knownGroups().get(groupId);
   const seen = await processServer.inspectDisks({ machine: agent.machine, sources: disks, groupId });
   return {
     operationId: body.operationId,
@@ -43,6 +44,7 @@ export async function planProtection(
     policy,
     sourceSite: agent.site,
     targetSite,
+    ...(orderVersion === undefined ? {} : { orderVersion }),
     machines: [
       {
         name: agent.machine,

@@ -5,6 +5,7 @@ import { Client, Connection } from "@temporalio/client";
 import { z } from "zod";
 import { Fault } from "#model/fault.ts";
 import type { PeerIdentity } from "#ports/link.ts";
+import type { Log } from "#ports/log.ts";
 import { systemClock } from "../adapters/clock/system-clock.ts";
 import { createLink } from "../adapters/link/tls-link.ts";
 import { createLog } from "../adapters/log/pino-log.ts";
@@ -39,7 +40,7 @@ export type ControlConfig = z.infer<typeof configuration>;
 
 export async function run(configFile: string, stop: AbortSignal): Promise<void> {
   const config = readConfig(configFile);
-  const control = await startControl(config);
+  const control = await startControl(config, createLog({ fields: { role: "control", site: config.site } }));
   if (!stop.aborted)
     await new Promise<void>((resolve) => stop.addEventListener("abort", () => resolve(), { once: true }));
   await control.close();
@@ -48,10 +49,10 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
 /** Running, with both listeners open. Temporal, Redis and the roles may come later. */
 export async function startControl(
   config: ControlConfig,
+  log: Log,
 ): Promise<{ readonly apiUrl: string; readonly linkPort: number; close(): Promise<void> }> {
   const { site, stateDir } = config;
   mkdirSync(stateDir, { recursive: true, mode: 0o700 });
-  const log = createLog({ fields: { role: "control", site } });
   const clock = systemClock;
   const random = systemRandom;
   const authorityOptions = { now: clock.now, random };
@@ -99,7 +100,7 @@ export async function startControl(
     enrolment,
     orderPublicKey: orderKey.publicKey,
     workflows: createGroupWorkflows({ client, clock, address: config.temporal.address }),
-    knownGroups: () => orders.groups().map((order) => order.groupId),
+    knownGroups: () => new Map(orders.groups().map((order) => [order.groupId, order.version])),
     ...(config.temporal.uiUrl === undefined ? {} : { temporalUiUrl: config.temporal.uiUrl }),
     redisReachable: cache.reachable,
     clock,
