@@ -75,7 +75,7 @@ export function act<Name extends keyof Activities>(name: Name, input: Parameters
     heartbeatTimeout: 10 * SECOND,
     cancellationType: ActivityCancellationType.TRY_CANCEL,
     retry: {
-      initialInterval: 500,
+      initialInterval: 200,
       backoffCoefficient: 2,
       maximumInterval: budgetMs === undefined ? 30 * SECOND : 5 * SECOND,
       ...(options.attempts === undefined ? {} : { maximumAttempts: options.attempts }),

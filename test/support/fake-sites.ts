@@ -13,7 +13,7 @@ import type { Hypervisor, Machine, MachineNetwork, MachineConfig, MachineDisk } 
 import type { ExportMode, ExportStatus, MasterTarget } from "#ports/master-target.ts";
 import type { ProcessServer } from "#ports/process-server.ts";
 import type { GroupProgress, RecoveryPoint, ReplicationOrder } from "#ports/replication.ts";
-import { createActivities } from "../../src/activities/create-activities.ts";
+import { createActivities, type ActivityDependencies } from "../../src/activities/create-activities.ts";
 import type { Activities } from "../../src/activities/contract.ts";
 import { systemClock } from "../../src/adapters/clock/system-clock.ts";
 
@@ -45,14 +45,17 @@ export interface FakeSites {
   /** Every call, in order: `masterTarget.fence`. */
   readonly calls: string[];
   readonly activities: Activities;
+  /** The same world for workers in another process. */
+  readonly dependencies: ActivityDependencies;
   fail(rule: FailRule): void;
+  /** From now on the first call of each kind and object acts, and its reply is lost: every one of them is made twice. */
+  loseFirstReplies(): void;
   /** The source's site is gone: its process server and hypervisor cannot be reached. */
   loseSource(lost: boolean): void;
   /** The guest of this name does not shut down when asked. */
   stubborn: Set<string>;
   /** What exists that a clean world would not have: open exports, machines at the target. */
   leftovers(): readonly string[];
-  toJSON(): World;
 }
 
 export const SOURCE = "primary";
@@ -60,9 +63,9 @@ export const TARGET = "secondary";
 export const DISK_BYTES = 64 << 20;
 const FIRST_PORT = 20_000;
 
-export function createFakeSites(options: { readonly groupId: string; readonly machineNames?: readonly string[]; readonly isOpen?: (workflowId: string, runId: string) => Promise<boolean>; readonly restored?: World; readonly changed?: (world: World) => void } = { groupId: "web" }): FakeSites {
+export function createFakeSites(options: { readonly groupId: string; readonly machineNames?: readonly string[]; readonly isOpen?: (workflowId: string, runId: string) => Promise<boolean> }): FakeSites {
   const { groupId, machineNames = ["web"] } = options;
-  const world: World = options.restored ?? {
+  const world: World = {
     claims: { activeSite: "", epoch: 0, operations: {} },
     prepared: false,
     released: false,
@@ -74,22 +77,26 @@ export function createFakeSites(options: { readonly groupId: string; readonly ma
     cuts: {},
   };
   const calls: string[] = [];
+  const seenOnce = new Set<string>();
+  let losingReplies = false;
   const rules: { rule: FailRule; seen: number }[] = [];
   let sourceLost = false;
   const stubborn = new Set<string>();
 
   // The source's machines run at the source, as an embedded installation has them.
-  if (options.restored === undefined) for (const name of machineNames) world.machines[`source-${name}`] = machine(`source-${name}`, "source", name, SOURCE, "running");
+  for (const name of machineNames) world.machines[`source-${name}`] = machine(`source-${name}`, "source", name, SOURCE, "running");
 
   /** Every call passes here. `changes`: it alters the world, so it counts as a step. */
-  async function step<T>(method: string, changes: boolean, work: () => T): Promise<T> {
+  async function step<T>(method: string, changes: boolean, work: () => T, key = ""): Promise<T> {
     calls.push(method);
+    const first = !seenOnce.has(`${method} ${key}`);
+    seenOnce.add(`${method} ${key}`);
     const due = rules.filter(({ rule }) => (rule.method === undefined ? changes : rule.method === method));
     for (const one of due) one.seen += 1;
     const hit = due.find(({ rule, seen }) => seen >= rule.at && seen < rule.at + rule.times)?.rule;
     if (hit?.when === "before") throw hit.fault;
     const result = work();
-    options.changed?.(world);
+    if (losingReplies && changes && first) throw new Fault("PEER_UNREACHABLE", `The reply of ${method} was lost`);
     if (hit !== undefined) throw hit.fault;
     return result;
   }
@@ -269,13 +276,13 @@ export function createFakeSites(options: { readonly groupId: string; readonly ma
           const id = `${operationId}-${name}`;
           world.machines[id] ??= { ...machine(id, operationId, name, site, "off", config), disks, network, forwards: network.forwards.map((one, at) => ({ guestPort: one.guestPort, hostPort: one.hostPort === 0 ? FIRST_PORT + at : one.hostPort })) };
           return world.machines[id];
-        }),
-      start: async (machineId) => await step("hypervisor.start", true, () => power(machineId, "running")),
+        }, `${operationId} ${name}`),
+      start: async (machineId) => await step("hypervisor.start", true, () => power(machineId, "running"), machineId),
       shutdown: async (machineId, { timeoutMs }) =>
         await step("hypervisor.shutdown", true, () => {
           if (stubborn.has(found(machineId).name)) throw new Fault("TIMED_OUT", `Still running after ${timeoutMs} ms`);
           return power(machineId, "off");
-        }),
+        }, machineId),
       powerOff: async (machineId) => await step("hypervisor.powerOff", true, () => power(machineId, "off")),
       inspect: async (machineId) => await step("hypervisor.inspect", false, () => found(machineId)),
       list: async (filter) =>
@@ -287,11 +294,11 @@ export function createFakeSites(options: { readonly groupId: string; readonly ma
         await step("hypervisor.destroy", true, () => {
           reach();
           delete world.machines[machineId];
-        }),
+        }, machineId),
     };
   };
 
-  const activities = createActivities({
+  const dependencies: ActivityDependencies = {
     masterTarget: (site) => {
       if (site !== TARGET) throw new RangeError(`No store of group at "${site}"`);
       return masterTarget;
@@ -305,18 +312,23 @@ export function createFakeSites(options: { readonly groupId: string; readonly ma
           if (world.order !== undefined && !same && order.version <= world.order.version) throw new Fault("REFUSED", `Expected a version above ${world.order.version}, got ${order.version}`);
           world.order = order;
           return { version: order.version, delivered: !sourceLost };
-        }),
+        }, `${order.version}`),
     },
     workflows: { isOpen: options.isOpen ?? (async () => true) },
     answers: async () => true,
     clock: systemClock,
-  });
+  };
 
   return {
     world,
     calls,
-    activities,
+    activities: createActivities(dependencies),
+    dependencies,
     fail: (rule) => void rules.push({ rule, seen: 0 }),
+    loseFirstReplies: () => {
+      losingReplies = true;
+      seenOnce.clear();
+    },
     loseSource: (lost) => {
       sourceLost = lost;
     },
@@ -325,7 +337,6 @@ export function createFakeSites(options: { readonly groupId: string; readonly ma
       ...Object.entries(world.exports).flatMap(([id, one]) => (one.open ? [`export ${id}`] : [])),
       ...Object.values(world.machines).flatMap((one) => (one.site === TARGET ? [`machine ${one.id}`] : [])),
     ],
-    toJSON: () => world,
   };
 }
 

@@ -18,8 +18,8 @@ type Limits = NonNullable<GroupStart["limits"]>;
 
 export interface Harness {
   readonly temporal: TestTemporal;
-  /** A fresh world for the next test. */
-  world(options?: { readonly machineNames?: readonly string[] }): TestGroup;
+  /** A fresh world for the next test; what the last one left running is ended first. */
+  world(options?: { readonly machineNames?: readonly string[] }): Promise<TestGroup>;
   stop(): Promise<void>;
 }
 
@@ -54,7 +54,8 @@ export async function openHarness(): Promise<Harness> {
   });
   return {
     temporal,
-    world: (options = {}) => {
+    world: async (options = {}) => {
+      await terminateAll(temporal);
       const groupId = `web-${randomUUID().slice(0, 8)}`;
       current = createFakeSites({ groupId, ...options, isOpen: async (workflowId, runId) => await isOpen(temporal, workflowId, runId) });
       return openGroup(temporal, groupId, current, options.machineNames ?? ["web"]);

@@ -11,7 +11,7 @@ before(async () => {
 after(async () => await harness.stop());
 
 test("a group is protected, watched, bookmarked, paused, resumed and released", async () => {
-  const group = harness.world();
+  const group = await harness.world();
   const started = await group.protect();
   assert.equal(started.workflowId, groupWorkflowId(group.groupId));
   const state = await group.until("protected", (one) => one.phase === "protected");
@@ -44,7 +44,7 @@ test("a group is protected, watched, bookmarked, paused, resumed and released", 
 });
 
 test("the same protect again is the same operation; another one is refused", async () => {
-  const group = harness.world();
+  const group = await harness.world();
   const [first, second] = await Promise.all([group.protect(), group.protect()]);
   assert.deepEqual(first, second);
   await group.until("protected", (one) => one.phase === "protected");
@@ -54,14 +54,14 @@ test("the same protect again is the same operation; another one is refused", asy
 });
 
 test("a wrong request changes nothing and says what was expected", async () => {
-  const group = harness.world();
+  const group = await harness.world();
   const fault = await group.refused(group.protect({ targetSite: "primary" }));
   assert.equal(fault.code, "USAGE");
   assert.deepEqual(group.sites.calls, []);
 });
 
 test("a protect that fails is undone, says why, and the workflow ends", async () => {
-  const group = harness.world();
+  const group = await harness.world();
   group.sites.fail({ method: "masterTarget.probeStore", at: 1, times: 1, when: "before", fault: new Fault("STORE_UNSAFE", "Two creates of one key succeeded", { hint: "Use another store" }) });
   await group.protect();
   const operation = await group.ended(`protect-${group.groupId}`);
@@ -72,7 +72,7 @@ test("a protect that fails is undone, says why, and the workflow ends", async ()
 });
 
 test("what cannot be reached for a while is asked again until it answers", async () => {
-  const group = harness.world();
+  const group = await harness.world();
   for (const method of ["processServer.inspectDisks", "masterTarget.prepareGroup", "orders.put"]) {
     group.sites.fail({ method, at: 1, times: 2, when: "after", fault: new Fault("PEER_UNREACHABLE", "The link broke") });
   }
@@ -82,7 +82,7 @@ test("what cannot be reached for a while is asked again until it answers", async
 });
 
 test("unprotect ends a group that is still seeding", async () => {
-  const group = harness.world();
+  const group = await harness.world();
   group.sites.world.syncRemainingBytes = 1e12;
   await group.protect();
   await group.until("syncing", (one) => one.progress !== undefined);
@@ -94,7 +94,7 @@ test("unprotect ends a group that is still seeding", async () => {
 });
 
 test("cancelling the workflow ends a protect that is seeding, and leaves a protected group alone", async () => {
-  const group = harness.world();
+  const group = await harness.world();
   group.sites.world.syncRemainingBytes = 1e12;
   await group.protect();
   await group.until("syncing", (one) => one.progress !== undefined);
@@ -103,7 +103,7 @@ test("cancelling the workflow ends a protect that is seeding, and leaves a prote
   await handle.result();
   assert.equal((await group.state()).operations.find((one) => one.kind === "protect")?.fault?.code, "INTERRUPTED");
 
-  const other = harness.world();
+  const other = await harness.world();
   await other.protected();
   await harness.temporal.client.workflow.getHandle(groupWorkflowId(other.groupId)).cancel();
   await other.update("pause", { operationId: "p" });
@@ -113,7 +113,7 @@ test("cancelling the workflow ends a protect that is seeding, and leaves a prote
 });
 
 test("a lost connection shows as health at once, and passes", async () => {
-  const group = harness.world();
+  const group = await harness.world();
   await group.protected({ windowMs: 30_000 });
   group.sites.loseSource(true);
   const away = await group.until("disconnected", (one) => one.health.some((reason) => reason.code === "SOURCE_DISCONNECTED"), 5_000);
@@ -125,7 +125,7 @@ test("a lost connection shows as health at once, and passes", async () => {
 });
 
 test("a target that forgot the group is told again", async () => {
-  const group = harness.world();
+  const group = await harness.world();
   await group.protected();
   group.sites.world.released = true;
   await group.until("received again", (one) => one.health.length === 0 && !group.sites.world.released, 15_000);
@@ -133,7 +133,7 @@ test("a target that forgot the group is told again", async () => {
 });
 
 test("lists show phase and health as search attributes; the run shows its details", async () => {
-  const group = harness.world();
+  const group = await harness.world();
   await group.protected();
   const handle = harness.temporal.client.workflow.getHandle(groupWorkflowId(group.groupId));
   let found = 0;
