@@ -1,4 +1,7 @@
 import assert from "node:assert/strict";
+import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { Fault, isFault } from "#model/fault.ts";
 import { BLOCK_SIZE } from "#model/units.ts";
@@ -13,6 +16,7 @@ import type { GroupContext } from "../../src/data-mover/barriers.ts";
 import type { StoreContext } from "../../src/data-mover/disk-context.ts";
 import { createDisk } from "../../src/data-mover/disk-moves.ts";
 import { claimGroupEpoch, fenceGroup } from "../../src/data-mover/group-fence.ts";
+import { restorePoint } from "../../src/data-mover/export-restore.ts";
 import { openImage } from "../../src/data-mover/image.ts";
 import { ensureStoreRecord, openMoverStore, type MoverStore } from "../../src/data-mover/mover-store.ts";
 import { listPoints } from "../../src/data-mover/points.ts";
@@ -136,6 +140,24 @@ test("Every point of a random history over two disks and three connections equal
   assert.ok(!barriers.includes(made.source.cycle) || results.at(-1)!.committed.length > 0);
   await comesTrue("the progress shows the newest barrier", () => made.progress.at(-1)?.barrier === barriers[0] && made.progress.at(-1)?.state === "live");
   assert.equal(made.progress[0]?.state, "seeding");
+});
+
+test("A point is restored to raw files, which carry their names only when whole", async (t) => {
+  const made = await world(t, memoryStore(), { diskBlocks: [5000, 300], seed: 61 });
+  const stream = await made.connect();
+  await stream.ship(made.source.cut({ sweepBlocks: 5000 }));
+  await stream.ship(made.source.cut({ writes: 30 }));
+  const [point] = await listPoints(await groupOf(made));
+  const folder = await mkdtemp(join(tmpdir(), "leeward-restore-"));
+  t.after(() => rm(folder, { recursive: true }));
+  const seen: number[] = [];
+  const restored = await restorePoint({ store: made.store, point: point!, folder, onProgress: ({ doneBytes }) => seen.push(doneBytes) });
+  for (const disk of restored) {
+    assert.equal(Buffer.compare(await readFile(disk.path), made.source.states.get(point!.barrier)!.get(disk.diskId)!), 0, disk.diskId);
+  }
+  assert.ok(seen.includes(5000 * BLOCK_SIZE));
+  await assert.rejects(restorePoint({ store: made.store, point: point!, folder }), (error) => isFault(error, "REFUSED"));
+  assert.deepEqual((await readdir(folder)).sort(), ["disk-0.raw", "disk-1.raw"]);
 });
 
 test("The first clean cut of an idle machine is a point, and the next ones cost nothing", async (t) => {
