@@ -102,7 +102,7 @@ async function runCycle(group: GroupContext, members: readonly CutMember[], befo
     cycle.spool.complete();
     group.cleanCutDue = isSwept(cycle);
     group.cutFault = undefined;
-    group.log.debug("Cycle cut", { groupId, cycle: number, point: cycle.point, holdMs: cut.holdMs });
+    group.log.debug("Cycle cut", { cycle: number, point: cycle.point, holdMs: cut.holdMs });
   } catch (error) {
     if (!isFault(error)) throw error;
     giveUp(group, number, error);
@@ -130,7 +130,7 @@ async function cutWithRetries(group: GroupContext, members: readonly CutMember[]
   for (let attempt = 1; ; attempt += 1) {
     const outcome = await cutGroup(members, { groupId, cycle: cycle.number }, group.clock);
     if (outcome.cut) return outcome;
-    group.log.warn("A cut is void", { groupId, cycle: cycle.number, attempt, fault: outcome.fault });
+    group.log.warn("A cut is void", { cycle: cycle.number, attempt, fault: outcome.fault });
     if (attempt >= CUT_ATTEMPTS || outcome.fault.code === "PEER_UNREACHABLE" || cycle.fault !== undefined) throw outcome.fault;
     await Promise.all(members.map(({ agent }) => agent.call("agent.unmark", { groupId, cycle: cycle.number })));
     await group.clock.sleep(CUT_RETRY_MS * attempt, group.stop.signal);
@@ -166,8 +166,8 @@ async function resyncDisks(group: GroupContext): Promise<boolean> {
     const machine = specMachine(group, diskId);
     const agent = machine === undefined ? undefined : group.agents.get(machine);
     if (agent === undefined) continue; // It is not of the group any more, or comes back.
-    group.log.warn("A disk is compared as a whole", { groupId: group.order.groupId, diskId, reason });
-    await agent.call("agent.resync", { groupId: group.order.groupId, diskId, reason });
+    group.log.warn("A disk is compared as a whole", { diskId, reason });
+    await agent.call("agent.resync", { diskId, reason });
     group.resyncs.delete(diskId);
   }
   return true;
@@ -223,7 +223,10 @@ function refused(group: GroupContext, state: string): Fault {
 }
 
 function show(group: GroupContext, state: GroupContext["state"], fault?: Fault, waitMs = 0): number {
-  if (group.state !== state) group.log.info("The group's state changed", { groupId: group.order.groupId, from: group.state, to: state, fault });
+  if (group.state !== state) {
+    group.log.info("The group's state changed", { from: group.state, to: state, fault });
+    group.cutFault = fault;
+  }
   group.state = state;
   if (state !== "live" && state !== "seeding") group.cutFault = fault;
   return waitMs;
@@ -231,7 +234,7 @@ function show(group: GroupContext, state: GroupContext["state"], fault?: Fault, 
 
 /** What a fault means for the state that is shown. */
 function noteFault(group: GroupContext, fault: Fault): void {
-  if (group.cutFault?.code !== fault.code) group.log.warn("No cut", { groupId: group.order.groupId, fault });
+  if (group.cutFault?.code !== fault.code) group.log.warn("No cut", { fault });
   group.cutFault = fault;
   if (fault.code === "SPOOL_FULL") group.state = "bitmap";
   else if (fault.code === "AGENT_UNREACHABLE" || fault.code === "PEER_UNREACHABLE") group.state = "connecting";

@@ -151,7 +151,7 @@ async function stopSweep(group: GroupContext, machine: string): Promise<void> {
 
 /** We are not the active site any more: cut and ship nothing until control decides anew. */
 export function fence(group: GroupContext, fault: Fault): void {
-  group.log.error("The group is fenced: another site is active", { groupId: group.order.groupId, fault });
+  group.log.error("The group is fenced: another site is active", { fault });
   group.file.save({ fencedEpoch: group.order.groupEpoch });
   group.streamFault = fault;
   group.stream?.close();

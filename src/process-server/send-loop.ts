@@ -49,7 +49,7 @@ export async function runSendLoop(group: GroupContext): Promise<void> {
       // A cycle that was given up under our hands: the mover still holds parts of it, and a new stream begins without them.
       loseStream(group);
       if (error.code === "INTERRUPTED") continue;
-      if (group.streamFault?.code !== error.code) group.log.warn("The target does not take the group's stream", { groupId: group.order.groupId, fault: error });
+      if (group.streamFault?.code !== error.code) group.log.warn("The target does not take the group's stream", { fault: error });
       group.streamFault = error;
       await pause(group, reopenMs);
       reopenMs = Math.min(reopenMs * 2, REOPEN_MS_MAX);
@@ -106,7 +106,7 @@ async function openStream(group: GroupContext): Promise<MoverStream> {
     const pending = group.cycles.some((cycle) => recordsOf(cycle, disk.diskId) > 0);
     if (tails.get(disk.diskId) === 0 && !pending && disk.unsyncedBytes < disk.sizeBytes) group.resyncs.set(disk.diskId, "the target has nothing of this disk");
   }
-  group.log.info("The target takes the group's stream", { groupId: order.groupId, cycle: file.memory.cycle, resyncs: [...group.resyncs.keys()] });
+  group.log.info("The target takes the group's stream", { cycle: file.memory.cycle, resyncs: [...group.resyncs.keys()] });
   group.streamFault = undefined;
   const lost = (): void => {
     if (group.stream === stream) loseStream(group);
@@ -151,7 +151,7 @@ async function commit(group: GroupContext, stream: MoverStream, request: JsonObj
       return await stream.commit(request);
     } catch (error) {
       if (!isFault(error) || !error.code.startsWith("STORE_") || !error.retryable || attempt === COMMIT_ATTEMPTS || !stream.open) throw error;
-      group.log.warn("The store does not take a commit; asking again", { groupId: group.order.groupId, cycle: request["cycle"], fault: error });
+      group.log.warn("The store does not take a commit; asking again", { cycle: request["cycle"], fault: error });
       group.streamFault = error;
       await pause(group, COMMIT_RETRY_MS);
     }
@@ -165,7 +165,7 @@ async function committed(group: GroupContext, cycle: Cycle, answer: CommitAnswer
   group.streamFault = undefined;
   group.cycles = group.cycles.filter((other) => other !== cycle);
   cycle.spool.drop();
-  group.log.debug("Cycle committed", { groupId: order.groupId, cycle: cycle.number, barrier: answer.barrierNumber });
+  group.log.debug("Cycle committed", { cycle: cycle.number, barrier: answer.barrierNumber });
   if (answer.barrier) {
     for (const request of [...group.cutRequests]) {
       if (cycle.cutAtMs >= request.askedAtMs) request.resolve({ barrier: answer.barrierNumber, cutAtMs: cycle.cutAtMs });

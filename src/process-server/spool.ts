@@ -171,7 +171,8 @@ export function openSpool(options: { readonly folder: string; readonly bytesMax:
     }
 
     async function room(bytes: number): Promise<void> {
-      while (usedBytes + bytes > bytesMax && !dropped) {
+      // An empty spool takes anything: a payload longer than the bound would else wait for ever.
+      while (usedBytes > 0 && usedBytes + bytes > bytesMax && !dropped) {
         if (!drained()) {
           throw new Fault("SPOOL_FULL", `The spool holds ${usedBytes} of ${bytesMax} bytes and the target takes none`, {
             details: { usedBytes, bytesMax },

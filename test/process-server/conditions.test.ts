@@ -1,0 +1,234 @@
+/** What the source site does when something is missing, full, fenced or asked for; with real taps and links, and a fake mover. */
+import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+import { Fault } from "#model/fault.ts";
+import type { ReplicationOrder } from "#ports/replication.ts";
+import { SECTOR } from "../capture/write-history.ts";
+import { startFakeMover, type FakeMover } from "../support/fake-mover.ts";
+import { eventually, startSourceSite, testOrder, type Machine, type SiteOptions, type SourceSite } from "../support/source-site.ts";
+
+const BLOCK = 4096;
+const BLOCKS = 4096;
+
+interface One {
+  readonly site: SourceSite;
+  readonly mover: FakeMover;
+  readonly machine: Machine;
+  write(block: number, data: Buffer): Promise<void>;
+  put(more: Partial<ReplicationOrder>): Promise<void>;
+  state(): Promise<string>;
+  cut(timeoutMs?: number): Promise<{ barrier: number; cutAtMs: number }>;
+  assertSame(): void;
+}
+
+/** One machine with one disk of 16 MiB, seeded and live. */
+async function one(t: { after(work: () => Promise<void>): void }, options: SiteOptions & { readonly order?: Partial<ReplicationOrder>; readonly commit?: () => Promise<void> } = {}): Promise<One> {
+  const site = await startSourceSite(options);
+  t.after(() => site.close());
+  const mover = await startFakeMover({
+    link: await site.authority.link("secondary", "master-target", "mt"),
+    onStep: async (step) => {
+      if (step === "commit") await options.commit?.();
+    },
+  });
+  t.after(() => mover.close());
+  const machine = await site.addMachine("machine", [{ diskId: "disk", image: numbered(0, BLOCKS) }]);
+  machine.startAgent();
+  const members = [{ machine: "machine", disks: [{ diskId: "disk", source: machine.sources[0]! }] }];
+  let version = 0;
+  const put = async (more: Partial<ReplicationOrder>): Promise<void> => {
+    version += 1;
+    await site.processServer.putOrder({ signed: site.sign(testOrder("group", mover.port, members, { ...options.order, ...more, version })) });
+  };
+  await put({});
+  await eventually("the first point", () => mover.points > 0);
+  const [disk] = await machine.attach();
+  return {
+    site,
+    mover,
+    machine,
+    put,
+    write: (block, data) => disk!.write(data, block * BLOCK, false),
+    state: async () => (await site.processServer.groupState({ groupId: "group" })).state,
+    cut: (timeoutMs = 15_000) => site.processServer.cutNow({ groupId: "group", operationId: randomBytes(8).toString("hex"), timeoutMs }),
+    assertSame() {
+      assert.ok(mover.images.get("disk")!.equals(readFileSync(machine.images[0]!)), "the target is the source");
+      assert.deepEqual(mover.errors, []);
+    },
+  };
+}
+
+/** Blocks that say which they are, and which version. */
+function numbered(version: number, count: number, first = 0): Buffer {
+  const bytes = Buffer.alloc(count * BLOCK);
+  for (let at = 0; at < bytes.length; at += 16) {
+    bytes.writeUInt32LE(first + Math.floor(at / BLOCK) + 1, at);
+    bytes.writeUInt32LE(version + 0x1000, at + 4);
+    bytes.writeUInt32LE(Math.imul(at + version * 7919, 2654435761) >>> 0, at + 8);
+  }
+  return bytes;
+}
+
+test("2,000 random writes of 4 KiB ship at most 1.1 times what was written", { timeout: 60_000 }, async (t) => {
+  const { mover, write, cut, assertSame } = await one(t, { order: { intervalMs: 1_000 } });
+  await cut();
+  const before = mover.frameBytes;
+  // Random bytes: what cannot be compressed is the worst case.
+  const blocks = Array.from({ length: BLOCKS }, (_, index) => index).sort(() => Math.random() - 0.5).slice(0, 2_000);
+  for (const block of blocks) await write(block, randomBytes(BLOCK));
+  const started = performance.now();
+  await cut();
+  const ratio = (mover.frameBytes - before) / (2_000 * BLOCK);
+  t.diagnostic(`shipped ${ratio.toFixed(4)} of what was written; the last cut was committed after ${Math.round(performance.now() - started)} ms`);
+  assert.ok(ratio <= 1.1 && ratio > 0.9);
+  assertSame();
+});
+
+test("a block that is written again with what it held is not shipped again", { timeout: 60_000 }, async (t) => {
+  const { mover, write, cut, assertSame } = await one(t, { order: { intervalMs: 60_000 } });
+  for (let block = 0; block < 400; block += 2) await write(block, numbered(1, 1, block));
+  await cut();
+  const first = mover.frameBytes;
+  for (let block = 0; block < 400; block += 2) await write(block, numbered(1, 1, block));
+  await write(4_000, numbered(2, 1, 4_000));
+  await cut();
+  const repeated = mover.frameBytes - first;
+  assert.ok(repeated > 0 && repeated < 2 * BLOCK, `${repeated} bytes for one new block and 200 repeated ones`);
+  // The version in between counts: A, B, A is two changes.
+  await write(0, numbered(3, 1, 0));
+  await cut();
+  await write(0, numbered(1, 1, 0));
+  await cut();
+  assertSame();
+});
+
+test("an idle group writes nothing, and its last point answers for now", { timeout: 60_000 }, async (t) => {
+  const { mover, cut } = await one(t);
+  const { frameBytes, points } = mover;
+  const asked = Date.now();
+  const answer = await cut();
+  assert.equal(mover.frameBytes, frameBytes);
+  assert.equal(mover.points, points);
+  assert.ok(answer.barrier > 0 && answer.cutAtMs >= asked);
+});
+
+test("the same cut operation gets the same answer", { timeout: 60_000 }, async (t) => {
+  const { site, write } = await one(t, { order: { intervalMs: 60_000 } });
+  await write(1, numbered(1, 1, 1));
+  const request = { groupId: "group", operationId: "bookmark-1", timeoutMs: 15_000 };
+  const [first, second] = await Promise.all([site.processServer.cutNow(request), site.processServer.cutNow(request)]);
+  assert.deepEqual(first, second);
+  assert.deepEqual(await site.processServer.cutNow(request), first);
+});
+
+test("compressed at the process server or at the agent, the target gets the same", { timeout: 60_000 }, async (t) => {
+  const { mover, write, cut, assertSame } = await one(t, { order: { compressAt: "process-server" } });
+  assert.ok(mover.frameBytes < (BLOCKS * BLOCK) / 2, `${mover.frameBytes} bytes for a sweep that compresses well`);
+  for (let block = 0; block < 200; block += 1) await write(block * 3, numbered(5, 1, block * 3));
+  await cut();
+  assertSame();
+});
+
+test("while the WAN is down cuts go into the spool; full, the taps count on; afterwards everything arrives", { timeout: 120_000 }, async (t) => {
+  const { site, mover, write, state, cut, assertSame } = await one(t, { spoolBytesMax: 1 << 20 });
+  await mover.goAway();
+  await write(10, randomBytes(BLOCK));
+  await eventually("a cut waits in the spool", async () => (await site.processServer.groupState({ groupId: "group" })).spoolBytes > 0);
+  for (let block = 0; block < 1_000; block += 1) await write(block * 2, randomBytes(BLOCK));
+  await eventually("the spool is full", async () => (await state()) === "bitmap");
+  const { fault, spoolBytes } = await site.processServer.groupState({ groupId: "group" });
+  assert.equal(fault?.code, "SPOOL_FULL");
+  assert.ok(fault.hint !== undefined && spoolBytes <= 1 << 20);
+  for (let block = 0; block < 500; block += 1) await write(block * 5, randomBytes(BLOCK)); // The machine is not slowed down.
+  await mover.comeBack();
+  await cut(60_000);
+  assert.equal(await state(), "live");
+  assertSame();
+});
+
+test("a cycle bigger than the spool passes through it", { timeout: 60_000 }, async (t) => {
+  const { write, cut, assertSame } = await one(t, { spoolBytesMax: 1 << 20, order: { intervalMs: 60_000 } });
+  for (let block = 0; block < BLOCKS; block += 256) await write(block, randomBytes(256 * BLOCK)); // 16 MiB
+  await cut(40_000);
+  assertSame();
+});
+
+test("a fenced group tracks on, ships nothing and says why, until control decides anew", { timeout: 60_000 }, async (t) => {
+  let fenced = false;
+  const { site, mover, write, state, put, cut, assertSame } = await one(t, {
+    commit: async () => {
+      if (fenced) throw new Fault("FENCED", 'The group failed over to site "secondary"', { hint: "Reprotect the group" });
+    },
+  });
+  fenced = true;
+  await write(7, numbered(1, 1, 7));
+  await eventually("the group is fenced", async () => (await state()) === "fenced");
+  const { fault } = await site.processServer.groupState({ groupId: "group" });
+  assert.match(fault?.message ?? "", /failed over to site "secondary"/);
+  await assert.rejects(cut(), { code: "FENCED" });
+  fenced = false;
+  const { opens, frameBytes } = mover;
+  await put({}); // A newer order of the same group epoch is no decision.
+  await site.loseProcessServer(); // It remembers.
+  await site.startProcessServer();
+  await write(8, numbered(1, 1, 8));
+  await new Promise((resolve) => setTimeout(resolve, 1_500));
+  assert.equal(await state(), "fenced");
+  assert.deepEqual([mover.opens, mover.frameBytes], [opens, frameBytes]);
+  await put({ groupEpoch: 2 });
+  await eventually("the group is live again", async () => (await state()) === "live");
+  await cut();
+  assertSame();
+});
+
+test("paused tracks, stopped too, and active again ships what was written meanwhile", { timeout: 60_000 }, async (t) => {
+  const { mover, write, state, put, cut, assertSame } = await one(t);
+  for (const stop of ["paused", "stopped"] as const) {
+    await put({ state: stop });
+    await eventually(stop, async () => (await state()) === stop);
+    const { frameBytes } = mover;
+    await write(20, numbered(stop === "paused" ? 1 : 2, 1, 20));
+    await assert.rejects(cut(1_000), { code: "REFUSED" });
+    assert.equal(mover.frameBytes, frameBytes);
+  }
+  await put({ state: "active" });
+  await eventually("live", async () => (await state()) === "live");
+  await cut();
+  assertSame();
+});
+
+test("a target that lacks what it had acknowledged gets everything again, and no point before", { timeout: 60_000 }, async (t) => {
+  const { mover, write, cut, assertSame } = await one(t);
+  await write(3, numbered(1, 1, 3));
+  await cut();
+  mover.wipe();
+  mover.lose();
+  const { points } = mover;
+  await eventually("a new point", () => mover.points > points);
+  await cut();
+  assertSame();
+});
+
+test("a disk of another group, a missing image and a wrong one are refused with a reason", { timeout: 60_000 }, async (t) => {
+  const { site, machine } = await one(t);
+  const inspect = (source: string, groupId: string, name = "machine") => site.processServer.inspectDisks({ machine: name, sources: [source], groupId });
+  assert.deepEqual(await inspect(machine.sources[0]!, "group"), [{ source: machine.sources[0], sizeBytes: BLOCKS * BLOCK, sectorBytes: SECTOR }]);
+  await assert.rejects(inspect(machine.sources[0]!, "another"), { code: "DISK_ALREADY_PROTECTED" });
+  await assert.rejects(inspect("tap:/nowhere/disk.img", "another"), { code: "IMAGE_MISSING" });
+  await assert.rejects(inspect(`tap:${site.folder}`, "another"), { code: "IMAGE_INVALID" });
+  await assert.rejects(inspect("trace:/dev/sda", "another"), { code: "USAGE" });
+  await assert.rejects(inspect(machine.sources[0]!, "group", "nobody"), { code: "AGENT_UNREACHABLE" });
+});
+
+test("orders are obeyed only with control's signature, and only forwards", { timeout: 60_000 }, async (t) => {
+  const { site, mover } = await one(t);
+  const members = [{ machine: "machine", disks: [] }];
+  const good = site.sign(testOrder("group", mover.port, members, { version: 1 }));
+  await assert.rejects(site.processServer.putOrder({ signed: { ...good, order: good.order.replace('"active"', '"stopped"') } }), { code: "PEER_REJECTED" });
+  await assert.rejects(site.processServer.putOrder({ signed: site.sign(testOrder("group", mover.port, members, { version: 9, sourceSite: "elsewhere" })) }), { code: "PEER_REJECTED" });
+  assert.deepEqual(await site.processServer.putOrder({ signed: good }), { version: 1 });
+  const { disks, orderVersion } = await site.processServer.groupState({ groupId: "group" });
+  assert.deepEqual([orderVersion, disks.length], [1, 1]);
+});
