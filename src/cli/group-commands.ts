@@ -31,7 +31,7 @@ export function addGroupCommands(program: Command, { client, stop }: CliDependen
     .command("protect")
     .argument("<name>", "name of the group")
     .description("protect a machine's disks: initial sync, then deltas")
-    .requiredOption("--disk <source>", "tap:IMAGE; repeat for each disk, the one it boots from first", collect, [])
+    .option("--disk <source>", "tap:IMAGE; repeat for each disk, the one it boots from first", collect, [])
     .option("--machine <name>", "whose agent has the disks (this machine, if left out)")
     .option("--site <name>", "the site that the machine runs at")
     .option("--interval <duration>", "time between cuts", "5s")
@@ -47,6 +47,11 @@ export function addGroupCommands(program: Command, { client, stop }: CliDependen
     .option("--no-wait", "do not wait for the first recovery point")
     .option("--timeout <duration>", "stop waiting after this time")
     .action(async (name: string, options: ProtectOptions, command: Command) => {
+      if (options.disk.length === 0) {
+        throw new Fault("USAGE", "Expected at least one --disk", {
+          hint: `For example: leeward group protect ${name} --disk tap:/var/lib/images/${name}.img`,
+        });
+      }
       const api = client(globalOptions(command).state);
       const start = () =>
         api.protect({

@@ -125,6 +125,7 @@ export function addMoveCommands(program: Command, { client, stop }: CliDependenc
             operation === undefined
               ? `No test failover of "${name}" is running`
               : `No running test failover "${operation}"`,
+            { hint: `List them with \`leeward test-failover list ${name}\`` },
           );
         for (const one of running) {
           await startAndWatch(

@@ -259,8 +259,6 @@ export function siteProcesses(layout: Layout, site: SiteName): ProcessSpec[] {
     .map((role) =>
       spec(role.role, [...layout.leeward, role.role, "--config", role.configFile], {
         needs: [role.configFile, join(role.identityFolder, "cert.pem")],
-        ...(role.role === "process-server" ? { readyPort: port(layout, `${site}-process-server`) } : {}),
-        ...(role.role === "master-target" ? { readyPort: port(layout, `${site}-mover`) } : {}),
       }),
     );
   return [...servers, ...plane, ...roles];

@@ -8,6 +8,7 @@ import { enrol } from "../adapters/pki/enrol.ts";
 import { createLog } from "../adapters/log/pino-log.ts";
 import { createApiClient } from "../api/client.ts";
 import type { EmbeddedCommands } from "../cli/context.ts";
+import { createArchiveDisk } from "../demo/archive-disk.ts";
 import { describeReport, type DemoReport } from "../demo/report.ts";
 import { tour } from "../demo/tour.ts";
 import { describeDoctor, examineMachine } from "../embedded/doctor.ts";
@@ -17,6 +18,8 @@ import { SITES, type SiteName } from "../embedded/layout.ts";
 import { findTool } from "../embedded/tools.ts";
 import { down, loseSite, startSite, up, type EnrolmentDesk } from "../embedded/up.ts";
 
+/** Enough that the initial sync of the demo takes longer than a blink. */
+const ARCHIVE_BYTES = 1 << 30;
 const LEEWARD = [process.execPath, new URL("./leeward", import.meta.url).pathname + extension()];
 
 export function createEmbeddedCommands({
@@ -49,7 +52,9 @@ export function createEmbeddedCommands({
       const folder = join(resolve(state), "demo");
       await down(folder);
       rmSync(folder, { recursive: true, force: true });
-      const images = await createGuestImages(join(folder, "images"));
+      const guest = await createGuestImages(join(folder, "images"));
+      const images = { ...guest, archive: join(folder, "images", "archive.img") };
+      await createArchiveDisk(images.archive, ARCHIVE_BYTES);
       const ending = new AbortController();
       stop.addEventListener("abort", () => ending.abort(), { once: true });
       say("Starting two sites on this machine");
