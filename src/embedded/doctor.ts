@@ -59,6 +59,7 @@ export async function examineMachine(): Promise<DoctorReport> {
 export function describeDoctor(report: DoctorReport): readonly string[] {
   const { machine, cache } = report;
   const missing = report.parts.filter((one) => !isThere(one));
+  const wanted = missing.filter((one) => one.use !== "bench"); // The benchmark fetches its own.
   return [
     `${machine.platform} ${machine.arch}, Node ${machine.node}${machine.root ? "" : ", not root (nothing can be installed here by Leeward)"}`,
     `Cache ${cache.folder}: ${mebibytes(cache.bytes)} used, ${mebibytes(cache.freeBytes)} free`,
@@ -73,9 +74,9 @@ export function describeDoctor(report: DoctorReport): readonly string[] {
       (one) =>
         `${one.state.padEnd(7)} ${one.name} (${one.what}${one.use === "run" ? "" : `, for ${USES[one.use]} only`}): ${one.remedy ?? ""}`,
     ),
-    missing.length === 0
+    wanted.length === 0
       ? "Everything is there"
-      : `Missing: ${missing.map((one) => one.name).join(", ")}. \`npm run setup\` brings what it may, in about ${Math.ceil(seconds(missing) / 60)} min`,
+      : `Missing: ${wanted.map((one) => one.name).join(", ")}. \`npm run setup\` brings what it may, in about ${Math.ceil(seconds(wanted) / 60)} min`,
   ];
 }
 
@@ -84,7 +85,7 @@ async function examineGoTools(): Promise<readonly PartReport[]> {
   return Promise.all(
     go.tools.map(async ({ name, version, what, for: use }): Promise<PartReport> => {
       const found = await lookForTool(name);
-      const remedy = `\`npm run setup\` builds ${name} ${version} with Go ${go.atLeast} into ${path.dirname(cachedToolPath({ name, version }))}`;
+      const remedy = `\`npm run ${use === "bench" ? "bench" : "setup"}\` builds ${name} ${version} with Go ${go.atLeast} into ${path.dirname(cachedToolPath({ name, version }))}`;
       const part = { name, what: `${what} ${version}`, use };
       if (found === undefined) return { ...part, state: "missing", remedy, expectedSeconds: go.expectedSeconds };
       if (found.from === "path") return { ...part, state: "on PATH", path: found.path };

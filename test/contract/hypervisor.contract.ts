@@ -18,7 +18,8 @@ export interface HypervisorWorld extends AsyncDisposable {
   remains(machineId: string): Promise<readonly string[]>;
 }
 
-const BOOT_MS = 90_000;
+/** Eight seconds on an idle machine; tests run beside each other, and emulation gets what is left. */
+const BOOT_MS = 240_000;
 const MACHINE = {
   config: { cpus: 1, memoryMiB: 160, firmware: "bios" },
   network: { mode: "isolated", forwards: [{ hostPort: 0, guestPort: 8080 }] },
