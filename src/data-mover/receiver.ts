@@ -6,7 +6,7 @@
  */
 import { Fault } from "#model/fault.ts";
 import { MAX_FRAMES_PAYLOAD_BYTES } from "#model/frame-record.ts";
-import { readName, readText } from "#model/json-reader.ts";
+import { readText } from "#model/json-reader.ts";
 import type { JsonValue } from "#model/json.ts";
 import type { Address, Handlers, Link, Listener, Peer } from "#ports/link.ts";
 import type { Log } from "#ports/log.ts";
@@ -138,7 +138,6 @@ export async function startReceiver(options: ReceiverOptions): Promise<Receiver>
         const request = readCycleCommit(params);
         return { ...(await streamOf(request.streamId).commit(request)) } as unknown as JsonValue; // Plain numbers and texts.
       },
-      "group.state": async (params) => (await groupOf(readName(params, "groupId"))).progress() as unknown as JsonValue,
     };
   };
 

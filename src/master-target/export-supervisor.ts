@@ -55,7 +55,11 @@ export function exportSupervisor(deps: ExportSupervisorDeps): ExportSupervisor {
   };
 
   const startChild = (entry: Export): SupervisedChild => {
-    entry.child ??= deps.start(entry.record, (figures) => (entry.figures = figures));
+    entry.child ??= deps.start(entry.record, (figures) => {
+      const { barrier, barrierCutAtMs } = entry.figures;
+      // A child that was started again does not know yet what its branch has.
+      entry.figures = figures.barrier >= barrier ? figures : { ...figures, barrier, barrierCutAtMs };
+    });
     return entry.child;
   };
 
@@ -132,6 +136,7 @@ function statusOf({ record, figures }: Export): ExportStatus {
     barrierCutAtMs: figures.barrierCutAtMs,
     overlayBytes: figures.overlayBytes,
     writtenBytes: figures.writtenBytes,
+    ...(figures.fault === undefined ? {} : { fault: figures.fault }),
   };
 }
 

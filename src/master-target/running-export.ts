@@ -21,6 +21,7 @@ import { createCaptureDevice, type CaptureDevice } from "../capture/tap/capture-
 import { NO_COMMIT } from "../data-mover/branch-reader.ts";
 import { containerBuffers } from "../data-mover/container-buffers.ts";
 import { startExportCommitter, type ExportCommitter } from "../data-mover/export-committer.ts";
+import { patientDevice } from "../data-mover/export-patience.ts";
 import { imageDevice, openImage } from "../data-mover/image.ts";
 import { moverDisk } from "../data-mover/mover-disk.ts";
 import { moverGroup } from "../data-mover/mover-group.ts";
@@ -82,7 +83,7 @@ export async function runExport(environment: ExportEnvironment): Promise<Running
 
   const openDisk = async (disk: ExportDisk): Promise<ServedDisk> => {
     const opened = await environment.store.openDisk(disk);
-    const image = await openMember(opened, disk);
+    const image = await openMember(opened, disk, { clock, log });
     const overlay = record.mode === "read-only" ? undefined : openOverlay(image, { folder, name: disk.diskId, budget, bootId: environment.bootId });
     let capture: CaptureDevice | undefined;
     if (overlay && record.mode === "read-write") {
@@ -105,7 +106,10 @@ export async function runExport(environment: ExportEnvironment): Promise<Running
   };
 
   try {
-    for (const disk of record.disks) served.push(await openDisk(disk));
+    // Side by side: a machine waits for the slowest disk, not for the sum.
+    const opening = await Promise.allSettled(record.disks.map(openDisk));
+    for (const one of opening) if (one.status === "fulfilled") served.push(one.value);
+    for (const one of opening) if (one.status === "rejected") throw one.reason;
     if (record.mode === "read-write") committer = await startCommitting(environment, served);
   } catch (error) {
     await closeAll();
@@ -134,11 +138,11 @@ export async function runExport(environment: ExportEnvironment): Promise<Running
 }
 
 /** The disk at the point; a disk that had no commit by then is all zeroes. */
-async function openMember(opened: OpenedDisk, disk: ExportDisk): Promise<BlockDevice> {
+async function openMember(opened: OpenedDisk, disk: ExportDisk, deps: { readonly clock: Clock; readonly log: Log }): Promise<BlockDevice> {
   const { branch, seq, commitHash } = disk.member;
   try {
     const image = await openImage(opened.context, { branch, seq, commitHash, keyring: opened.keyring, storeId: opened.storeId });
-    if (image.sizeBytes === disk.sizeBytes) return imageDevice(image);
+    if (image.sizeBytes === disk.sizeBytes) return patientDevice(imageDevice(image), deps);
     throw new Fault("REFUSED", `Disk "${disk.diskId}" has ${image.sizeBytes} bytes at this point, and ${disk.sizeBytes} in its group's record`);
   } catch (error) {
     if (isFault(error, "NO_POINT") && commitHash === NO_COMMIT) return zeroDevice(disk.sizeBytes);

@@ -35,6 +35,8 @@ export interface ExportStatus {
   readonly barrierCutAtMs: number;
   readonly overlayBytes: number;
   readonly writtenBytes: number;
+  /** Why what is written is not committed at the moment. */
+  readonly fault?: { readonly code: string; readonly message: string; readonly hint?: string };
 }
 
 /**

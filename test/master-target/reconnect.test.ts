@@ -1,10 +1,11 @@
 import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { writeFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { isFault, type Fault } from "#model/fault.ts";
 import { openSourceStream, ScriptedSource } from "../data-mover/mover-source.ts";
 import { GROUP, run, targetSite, until, type TargetSite } from "./target-site.ts";
 
@@ -119,3 +120,34 @@ function alive(pid: number): boolean {
     return false; // ESRCH
   }
 }
+
+test("kill -9 of the S3 server: the source is told and goes on later, and an export's reads wait instead of failing", async (t) => {
+  const site = await targetSite(t);
+  const source = new ScriptedSource([1500], 53);
+  await site.prepare(source);
+  let stream = await openSourceStream(site.sourceLink, site.config.moverListen, source, { groupId: GROUP, lanes: 0, site: "primary" });
+  while (source.disks[0]!.unsynced.size > 0) await stream.ship(source.cut({ sweepBlocks: 2000 }));
+  const point = await stream.ship(source.cut({ writes: 10 }));
+  const status = await site.target.masterTarget.openExport({ groupId: GROUP, operationId: "test-1", point: "latest", mode: "throw-away" });
+  const { url } = status.disks[0]!;
+
+  await site.server.kill();
+  const cut = source.cut({ writes: 5 });
+  await stream.send(cut);
+  const committing = stream.commit(cut, 90_000);
+  const outcome = committing.then(() => "committed", (error: unknown) => error);
+  const copying = run("nbdcopy", [url, join(site.folder, "copy")]);
+  copying.catch(() => undefined); // Awaited below.
+  await new Promise((resolve) => setTimeout(resolve, 12_000));
+  await site.server.restart();
+  await copying;
+  assert.equal(Buffer.compare(await readFile(join(site.folder, "copy")), source.states.get(point.barrierNumber)!.get("disk-0")!), 0);
+  if ((await outcome) !== "committed") {
+    assert.ok(isFault(await outcome) && ((await outcome) as Fault).retryable, String(await outcome));
+    assert.equal((await stream.commit(cut)).barrierNumber, cut.cycle); // The frames are still there.
+  }
+  stream.close();
+  stream = await openSourceStream(site.sourceLink, site.config.moverListen, source, { groupId: GROUP, lanes: 0, site: "primary" });
+  assert.equal(stream.opened.barrier, cut.cycle);
+  stream.close();
+});
