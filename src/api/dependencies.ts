@@ -5,6 +5,7 @@ import type { PeerIdentity } from "#ports/link.ts";
 import type { Log } from "#ports/log.ts";
 import type { MasterTarget } from "#ports/master-target.ts";
 import type { ProcessServer } from "#ports/process-server.ts";
+import type { ReplicationOrder } from "#ports/replication.ts";
 import type { Random } from "#ports/random.ts";
 import type { GroupWorkflows } from "./group-workflows.ts";
 
@@ -35,8 +36,8 @@ export interface ApiDependencies {
   /** PEM, handed out with a certificate. */
   readonly orderPublicKey: string;
   readonly workflows: GroupWorkflows;
-  /** Groups that control knows of without Temporal: those that ever had an order, with the version of the last one. */
-  readonly knownGroups: () => ReadonlyMap<string, number>;
+  /** The last order of each group that ever had one, known without Temporal. */
+  readonly orders: () => readonly ReplicationOrder[];
   readonly temporalUiUrl?: string;
   readonly redisReachable: () => Promise<boolean>;
   readonly clock: Clock;

@@ -4,6 +4,8 @@
  */
 import { Fault, isFault } from "#model/fault.ts";
 import type { MachineConfig } from "#ports/hypervisor.ts";
+import type { ProcessServer } from "#ports/process-server.ts";
+import type { Random } from "#ports/random.ts";
 import {
   DEFAULT_POLICY,
   type GroupState,
@@ -34,7 +36,6 @@ export async function planProtection(
   const targetSite = chooseTarget(dependencies, agent.site);
   await refuseTakenDisks(dependencies, { groupId, machine: agent.machine, site: agent.site, disks });
   const { processServer } = siteAccess(dependencies, agent.site);
-  const orderVersion = dependencies.knownGroups().get(groupId);
   const seen = await processServer.inspectDisks({ machine: agent.machine, sources: disks, groupId });
   return {
     operationId: body.operationId,
@@ -44,12 +45,11 @@ export async function planProtection(
     policy,
     sourceSite: agent.site,
     targetSite,
-    ...(orderVersion === undefined ? {} : { orderVersion }),
     machines: [
       {
         name: agent.machine,
         config: { ...DEFAULT_CONFIG, ...body.config },
-        disks: disks.map((source, index) => protectedDisk(source, index, seen, dependencies)),
+        disks: disks.map((source, index) => protectedDisk(source, index, seen, dependencies.random)),
         forwards: body.forwards ?? [],
       },
     ],
@@ -59,22 +59,19 @@ export async function planProtection(
 function protectedDisk(
   source: string,
   index: number,
-  seen: readonly { readonly source: string; readonly sizeBytes: number; readonly sectorBytes: number }[],
-  { random }: ApiDependencies,
+  seen: Awaited<ReturnType<ProcessServer["inspectDisks"]>>,
+  random: Random,
 ): ProtectedDisk {
   const found = seen.find((one) => one.source === source);
-  if (found === undefined)
+  if (found === undefined) {
     throw new Fault("IMAGE_MISSING", `The agent does not report "${source}"`, {
       hint: "Check the path on that machine",
     });
-  return {
-    // Never reused: what an earlier protection of the same image left in the store is another disk.
-    diskId: `d${index + 1}-${randomText(8, random)}`,
-    source,
-    sizeBytes: found.sizeBytes,
-    sectorBytes: found.sectorBytes,
-    ...(index === 0 ? { bootIndex: 1 } : {}),
-  };
+  }
+  const { sizeBytes, sectorBytes } = found;
+  // Never reused: what an earlier protection of the same image left in the store is another disk.
+  const diskId = `d${index + 1}-${randomText(8, random)}`;
+  return { diskId, source, sizeBytes, sectorBytes, ...(index === 0 ? { bootIndex: 1 } : {}) };
 }
 
 function checkedPolicy(given: Partial<ReplicationPolicy> = {}): ReplicationPolicy {

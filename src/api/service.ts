@@ -64,7 +64,7 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
 
   /** Visibility lags behind a start by a moment, and may be away: control's own orders know most groups too. */
   async function groupIds(): Promise<readonly string[]> {
-    const known = [...dependencies.knownGroups().keys()];
+    const known = dependencies.orders().map((order) => order.groupId);
     try {
       return [...new Set([...(await workflows.groupIds()), ...known])].sort();
     } catch (error) {

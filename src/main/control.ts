@@ -100,7 +100,7 @@ export async function startControl(
     enrolment,
     orderPublicKey: orderKey.publicKey,
     workflows: createGroupWorkflows({ client, clock, address: config.temporal.address }),
-    knownGroups: () => new Map(orders.groups().map((order) => [order.groupId, order.version])),
+    orders: orders.groups,
     ...(config.temporal.uiUrl === undefined ? {} : { temporalUiUrl: config.temporal.uiUrl }),
     redisReachable: cache.reachable,
     clock,

@@ -122,8 +122,6 @@ export interface ProtectRequest extends Operation {
   readonly sourceSite: string;
   readonly targetSite: string;
   readonly machines: readonly ProtectedMachine[];
-  /** Version of the last order that a group of this name ever had; the next one goes on from there. Left out: none. */
-  readonly orderVersion?: number;
 }
 
 export interface BookmarkRequest extends Operation {

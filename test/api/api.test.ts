@@ -66,7 +66,7 @@ before(async () => {
       clock: systemClock,
       address: temporal.address,
     }),
-    knownGroups: () => new Map(),
+    orders: () => (sites.world.order === undefined ? [] : [sites.world.order]),
     temporalUiUrl: "http://127.0.0.1:8233",
     redisReachable: async () => true,
     clock: systemClock,
