@@ -24,13 +24,32 @@ export function childAttributes(kind: string, groupName: string, site: string): 
   ];
 }
 
-/** Show the operation's state and tell its group; in order, without waiting. */
+/**
+ * Show the operation's state and tell its group, without waiting. One signal is under way at a time: two that leave together may arrive
+ * in either order. What changes meanwhile is told as one.
+ */
 export function reporter(groupId: string, headline: string): (state: OperationState) => void {
   const group = getExternalWorkflowHandle(groupWorkflowId(groupId));
+  let next: OperationState | undefined;
+  let telling = false;
+  async function tell(): Promise<void> {
+    telling = true;
+    for (let state = next; state !== undefined; state = next) {
+      next = undefined;
+      try {
+        await group.signal(operationChanged, state);
+      } catch (error) {
+        // The group may be gone (ended by force). The operation goes on without it: its own workflow shows everything.
+        log.warn("The group could not be told", { error: String(error) });
+      }
+    }
+    telling = false;
+  }
   return (state) => {
     setCurrentDetails(operationDetails(headline, state));
-    // The group may be gone (ended by force). The operation goes on without it: its own workflow shows everything.
-    group.signal(operationChanged, state).catch((error: unknown) => log.warn("The group could not be told", { error: String(error) }));
+    next = state;
+    // Not under the cancellation of a step: the report of it must go out.
+    if (!telling) void CancellationScope.nonCancellable(tell);
   };
 }
 
