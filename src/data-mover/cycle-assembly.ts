@@ -24,7 +24,11 @@ export interface AssemblyHome {
   /** An empty container, with a buffer from the pool. */
   beginContainer(): Promise<OpenContainer>;
   /** Seal and store; resolves to what the commit needs to know. Waits for its turn before it returns the upload. */
-  beginSegment(container: OpenContainer, cycle: number, signal: AbortSignal): Promise<{ readonly stored: Promise<SealedSegment> }>;
+  beginSegment(
+    container: OpenContainer,
+    cycle: number,
+    signal: AbortSignal,
+  ): Promise<{ readonly stored: Promise<SealedSegment> }>;
 }
 
 export interface OpenContainer {
@@ -46,14 +50,20 @@ export interface CycleAssembly {
   /** Settles once `count` records were taken, and every full container is stored. Throws PROTOCOL_INVALID when more came. */
   complete(count: number): Promise<void>;
   /** The commit's bytes for a place; after `complete`. */
-  seal(place: CommitPlace, details: Omit<CommitDetails, "segments" | "firstWriteMs" | "diskSizeBytes" | "sectorBytes">): SealedCommit;
+  seal(
+    place: CommitPlace,
+    details: Omit<CommitDetails, "segments" | "firstWriteMs" | "diskSizeBytes" | "sectorBytes">,
+  ): SealedCommit;
   /** Take nothing more, stop uploading. At once; what was received stays until `release`, for its commit may be on its way. */
   abort(reason: Fault): void;
   /** Give back the buffers; the caller knows that no commit of it is on its way. */
   release(): Promise<void>;
 }
 
-export function cycleAssembly(home: AssemblyHome, options: { readonly cycle: number; readonly sectorBytes: number; readonly now: () => number }): CycleAssembly {
+export function cycleAssembly(
+  home: AssemblyHome,
+  options: { readonly cycle: number; readonly sectorBytes: number; readonly now: () => number },
+): CycleAssembly {
   const { cycle, now } = options;
   const diskBlocks = blockCount(home.sizeBytes);
   const abort = new AbortController();
@@ -85,7 +95,10 @@ export function cycleAssembly(home: AssemblyHome, options: { readonly cycle: num
     if (records === 0) firstWriteMs = now();
     for (const record of readFrameRecords(payload)) {
       if (record.block + record.blocks > diskBlocks) {
-        throw new Fault("PROTOCOL_INVALID", `A record of disk "${home.diskId}" reaches to block ${record.block + record.blocks} of ${diskBlocks}`);
+        throw new Fault(
+          "PROTOCOL_INVALID",
+          `A record of disk "${home.diskId}" reaches to block ${record.block + record.blocks} of ${diskBlocks}`,
+        );
       }
       const container = current?.writer.fits(record.stored.length) ? current : await containerFor(record.stored.length);
       abort.signal.throwIfAborted();
@@ -121,7 +134,10 @@ export function cycleAssembly(home: AssemblyHome, options: { readonly cycle: num
         abort.signal.throwIfAborted();
       }
       if (records > count) {
-        throw new Fault("PROTOCOL_INVALID", `Cycle ${cycle} of disk "${home.diskId}" has ${records} records, and its commit counts ${count}`);
+        throw new Fault(
+          "PROTOCOL_INVALID",
+          `Cycle ${cycle} of disk "${home.diskId}" has ${records} records, and its commit counts ${count}`,
+        );
       }
       await tail;
       stored = await Promise.all(segments);

@@ -126,7 +126,13 @@ export function startExportCommitter(options: ExportCommitterOptions): ExportCom
     for (const disk of disks) disk.capture.discard(cycle);
   };
 
-  const ship = async (disk: CapturedDisk, cycle: number, runs: readonly BlockRun[], kind: FrameKind, read: ChangeTracking["readLive"]): Promise<number> => {
+  const ship = async (
+    disk: CapturedDisk,
+    cycle: number,
+    runs: readonly BlockRun[],
+    kind: FrameKind,
+    read: ChangeTracking["readLive"],
+  ): Promise<number> => {
     const { streamId } = await openStream();
     let records = 0;
     const packer = exportPacker(kind, async (payload, count) => {
@@ -156,13 +162,18 @@ export function startExportCommitter(options: ExportCommitterOptions): ExportCom
     for (const disk of disks) {
       const runs = [...firstBlocks(disk.capture.unsyncedRuns(), SWEEP_BLOCKS)];
       swept.set(disk.diskId, runs);
-      counts.set(disk.diskId, await ship(disk, cycle, runs, KIND_SWEEP, (live, target) => disk.capture.readLive(live, target)));
+      counts.set(
+        disk.diskId,
+        await ship(disk, cycle, runs, KIND_SWEEP, (live, target) => disk.capture.readLive(live, target)),
+      );
     }
     const cutAtMs = await cutAll(cycle);
     try {
       await Promise.all(disks.map((disk) => disk.capture.flush()));
       for (const disk of disks) {
-        const delta = await ship(disk, cycle, [...disk.capture.cutRuns(cycle)], KIND_DELTA, (runs, target) => disk.capture.readCut(cycle, runs, target));
+        const delta = await ship(disk, cycle, [...disk.capture.cutRuns(cycle)], KIND_DELTA, (runs, target) =>
+          disk.capture.readCut(cycle, runs, target),
+        );
         counts.set(disk.diskId, (counts.get(disk.diskId) ?? 0) + delta);
         disk.capture.shipped(cycle);
       }
@@ -177,7 +188,10 @@ export function startExportCommitter(options: ExportCommitterOptions): ExportCom
         disks: disks.map((disk) => ({
           diskId: disk.diskId,
           records: counts.get(disk.diskId) ?? 0,
-          syncRemainingBytes: Math.max(0, disk.capture.numbers().unsyncedBytes - countBytes(swept.get(disk.diskId) ?? [])),
+          syncRemainingBytes: Math.max(
+            0,
+            disk.capture.numbers().unsyncedBytes - countBytes(swept.get(disk.diskId) ?? []),
+          ),
           tracker: { bootId: options.bootId, generation: "0" },
         })),
         backlogBytes: numbers.reduce((sum, one) => sum + one.dirtyBytes, 0),
@@ -193,7 +207,9 @@ export function startExportCommitter(options: ExportCommitterOptions): ExportCom
     }
   };
 
-  const pending = (): boolean => barrierDue || disks.some((disk) => disk.capture.numbers().dirtyBytes > 0 || disk.capture.numbers().unsyncedBytes > 0);
+  const pending = (): boolean =>
+    barrierDue ||
+    disks.some((disk) => disk.capture.numbers().dirtyBytes > 0 || disk.capture.numbers().unsyncedBytes > 0);
 
   let running: Promise<void> = Promise.resolve();
   /** Rounds never overlap, whoever asks for them. */

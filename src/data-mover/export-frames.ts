@@ -7,7 +7,10 @@ import { DIGEST_BYTES, type FrameKind } from "#model/frame-record.ts";
 /** 64 KiB: what a delta's frame has at most, so that a cold read fetches little. */
 export const DELTA_FRAME_BLOCKS = 16;
 
-export function exportPacker(kind: FrameKind, emit: (payload: Uint8Array, records: number) => Promise<void>): FramePacker {
+export function exportPacker(
+  kind: FrameKind,
+  emit: (payload: Uint8Array, records: number) => Promise<void>,
+): FramePacker {
   return createFramePacker({ tools, kind, frameBlocks: DELTA_FRAME_BLOCKS, compress: true, emit });
 }
 

@@ -11,12 +11,15 @@ const PATIENCE_MS = 180_000;
 const PAUSE_MS = 500;
 
 /** Reads of `device` that fail with a fault that may pass are repeated for `patienceMs`; then the fault goes on. Read-only devices only. */
-export function patientDevice(device: BlockDevice, deps: { readonly clock: Clock; readonly log: Log; readonly patienceMs?: number }): BlockDevice {
+export function patientDevice(
+  device: BlockDevice,
+  deps: { readonly clock: Clock; readonly log: Log; readonly patienceMs?: number },
+): BlockDevice {
   const { clock, log, patienceMs = PATIENCE_MS } = deps;
   let told = false;
   const again = async (target: Uint8Array, offset: number, first: unknown): Promise<void> => {
     const giveUpAt = clock.monotonic() + patienceMs;
-    for (let error = first; ; ) {
+    for (let error = first; ;) {
       if (!passes(error) || clock.monotonic() >= giveUpAt) throw error;
       if (!told) log.warn("The store does not answer; the export's reads wait for it", { fault: error.toJSON() });
       told = true;

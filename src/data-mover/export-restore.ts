@@ -30,7 +30,11 @@ export async function restorePoint(request: {
   readonly store: MoverStore;
   readonly point: Pick<RecoveryPoint, "id" | "members">;
   readonly folder: string;
-  readonly onProgress?: (progress: { readonly diskId: string; readonly doneBytes: number; readonly sizeBytes: number }) => void;
+  readonly onProgress?: (progress: {
+    readonly diskId: string;
+    readonly doneBytes: number;
+    readonly sizeBytes: number;
+  }) => void;
   readonly signal?: AbortSignal;
 }): Promise<RestoredDisk[]> {
   const { store, point, folder, onProgress, signal } = request;
@@ -43,7 +47,12 @@ export async function restorePoint(request: {
     const file = await createFile(path);
     try {
       await file.truncate(image.sizeBytes);
-      const dataBytes = await copyData(image, file, (doneBytes) => onProgress?.({ diskId, doneBytes, sizeBytes: image.sizeBytes }), signal);
+      const dataBytes = await copyData(
+        image,
+        file,
+        (doneBytes) => onProgress?.({ diskId, doneBytes, sizeBytes: image.sizeBytes }),
+        signal,
+      );
       await file.sync();
       restored.push({ diskId, path, sizeBytes: image.sizeBytes, dataBytes });
     } catch (error) {
@@ -74,7 +83,12 @@ async function createFile(path: string): Promise<FileHandle> {
 }
 
 /** A few steps at once, in the order of the disk; each writes what it read before it takes another. */
-async function copyData(image: DiskImage, file: FileHandle, onDone: (doneBytes: number) => void, signal: AbortSignal | undefined): Promise<number> {
+async function copyData(
+  image: DiskImage,
+  file: FileHandle,
+  onDone: (doneBytes: number) => void,
+  signal: AbortSignal | undefined,
+): Promise<number> {
   let next = 0;
   let done = 0;
   let dataBytes = 0;
@@ -90,7 +104,8 @@ async function copyData(image: DiskImage, file: FileHandle, onDone: (doneBytes: 
         if (!run.zero) {
           const part = buffer.subarray(0, run.length);
           await image.read(part, at);
-          for (let written = 0; written < part.length; ) written += (await file.write(part, written, part.length - written, at + written)).bytesWritten;
+          for (let written = 0; written < part.length;)
+            written += (await file.write(part, written, part.length - written, at + written)).bytesWritten;
           dataBytes += run.length;
         }
         at += run.length;
@@ -106,5 +121,9 @@ async function copyData(image: DiskImage, file: FileHandle, onDone: (doneBytes: 
 
 function diskFull(error: unknown, path: string): unknown {
   if (isFault(error) || (error as NodeJS.ErrnoException).code !== "ENOSPC") return error;
-  return new Fault("DISK_FULL", `No space left to restore "${path}"`, { details: { path }, hint: "Free space, then restore again.", cause: error });
+  return new Fault("DISK_FULL", `No space left to restore "${path}"`, {
+    details: { path },
+    hint: "Free space, then restore again.",
+    cause: error,
+  });
 }

@@ -59,7 +59,8 @@ export function moverDisk(disk: OpenedDisk, deps: MoverDiskDeps): MoverDisk {
   let wanted: { readonly site: string; readonly branch: string } | undefined;
   let writer: DiskWriter | undefined;
   /** Numbers for containers: unique as long as the epoch is ours alone, which it stays when the writer is done. */
-  let numbering: { readonly branch: string; readonly epoch: number; readonly writerId: string; next: number } | undefined;
+  let numbering:
+    { readonly branch: string; readonly epoch: number; readonly writerId: string; next: number } | undefined;
   let data: DataPosition | undefined;
   let trouble: Fault | undefined;
   let storedBytes = 0;
@@ -95,7 +96,16 @@ export function moverDisk(disk: OpenedDisk, deps: MoverDiskDeps): MoverDisk {
       if (!numbering) throw new RangeError(`Disk "${disk.diskId}" is not open`);
       const buffer = deps.buffers.take();
       const containerId = formatContainerId({ role: "writer", term: numbering.epoch, counter: numbering.next++ });
-      const made = containerWriter({ buffer, kind: "journal", cipher: keyring.cipher, dataKey, storeId: disk.storeId, diskId: disk.diskId, containerId, random });
+      const made = containerWriter({
+        buffer,
+        kind: "journal",
+        cipher: keyring.cipher,
+        dataKey,
+        storeId: disk.storeId,
+        diskId: disk.diskId,
+        containerId,
+        random,
+      });
       let held = true;
       return {
         writer: made,
@@ -127,7 +137,12 @@ export function moverDisk(disk: OpenedDisk, deps: MoverDiskDeps): MoverDisk {
       });
       const id = parseContainerId(container.writer.containerId);
       if (!id) throw new RangeError(`Container id "${container.writer.containerId}"`);
-      await uploadSegment(context, { key: context.names.segment(id.term, id.counter), bytes, signal, onTrouble: failed });
+      await uploadSegment(context, {
+        key: context.names.segment(id.term, id.counter),
+        bytes,
+        signal,
+        onTrouble: failed,
+      });
       trouble = undefined;
       storedBytes += bytes.length;
       return segment;
@@ -181,7 +196,8 @@ export function moverDisk(disk: OpenedDisk, deps: MoverDiskDeps): MoverDisk {
           if (error.code === "FENCED") await assertNotMoved();
           failed(error);
           // A key that is missing may only be new: whoever took our slot made it.
-          if ((!error.retryable && error.code !== "KEY_MISSING") || clock.monotonic() >= request.giveUpAtMs) throw error;
+          if ((!error.retryable && error.code !== "KEY_MISSING") || clock.monotonic() >= request.giveUpAtMs)
+            throw error;
         }
         await clock.sleep(RETRY_PAUSE_MS);
       }

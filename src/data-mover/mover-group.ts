@@ -25,6 +25,7 @@ import type { CycleAssembly } from "./cycle-assembly.ts";
 import type { MoverDisk } from "./mover-disk.ts";
 import type { CycleCommit, CycleCommitted, CycleDisk, FramesHead, StreamOpen, StreamOpened } from "./mover-messages.ts";
 import { progressOf, type ProgressFacts } from "./mover-progress.ts";
+import { settleAll, within } from "./mover-waits.ts";
 import { createTransferRate } from "./transfer-rate.ts";
 
 const OPEN_CYCLES_MAX = 2;
@@ -76,7 +77,18 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
   const rate = createTransferRate();
   let stream: Stream | undefined;
   let newestBarrier: BarrierRecord | undefined;
-  let facts: ProgressFacts = { state: "waiting", fault: undefined, reported: new Map(), syncTotalBytes: 0, currentAsOfMs: 0, barrierCommittedAtMs: 0, commits: 0, shippedBytes: 0, backlogBytes: 0, writtenBytes: 0 };
+  let facts: ProgressFacts = {
+    state: "waiting",
+    fault: undefined,
+    reported: new Map(),
+    syncTotalBytes: 0,
+    currentAsOfMs: 0,
+    barrierCommittedAtMs: 0,
+    commits: 0,
+    shippedBytes: 0,
+    backlogBytes: 0,
+    writtenBytes: 0,
+  };
 
   const tell = (change: Partial<ProgressFacts>): void => {
     facts = { ...facts, ...change };
@@ -93,7 +105,9 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
 
   const current = (streamId: string): Stream => {
     if (stream?.id === streamId) return stream;
-    throw new Fault("PROTOCOL_INVALID", `Stream "${streamId}" of group "${spec.groupId}" is over`, { hint: "Open a new stream; what was not acknowledged has to be sent again." });
+    throw new Fault("PROTOCOL_INVALID", `Stream "${streamId}" of group "${spec.groupId}" is over`, {
+      hint: "Open a new stream; what was not acknowledged has to be sent again.",
+    });
   };
 
   const end = (fault: Fault): void => {
@@ -120,14 +134,29 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
   const openStream = async (peer: Peer, request: StreamOpen): Promise<StreamOpened> => {
     const disks = request.disks.map(({ diskId, sizeBytes }) => {
       const disk = deps.disks.get(diskId);
-      if (!disk) throw new Fault("NOT_FOUND", `Disk "${diskId}" was not prepared for group "${spec.groupId}"`, { hint: "Protect the machine again with this disk." });
+      if (!disk)
+        throw new Fault("NOT_FOUND", `Disk "${diskId}" was not prepared for group "${spec.groupId}"`, {
+          hint: "Protect the machine again with this disk.",
+        });
       if (disk.sizeBytes === sizeBytes) return disk;
-      throw new Fault("REFUSED", `Disk "${diskId}" has ${sizeBytes} bytes at the source and ${disk.sizeBytes} in the store`, { hint: "A resized disk has to be protected again." });
+      throw new Fault(
+        "REFUSED",
+        `Disk "${diskId}" has ${sizeBytes} bytes at the source and ${disk.sizeBytes} in the store`,
+        { hint: "A resized disk has to be protected again." },
+      );
     });
     await Promise.all(disks.map((disk) => disk.open({ site: spec.sourceSite, branch: request.branch })));
     const barriers = await listBarriers(context);
     newestBarrier = await newestOf(barriers);
-    const next: Stream = { id: deps.newStreamId(), peers: new Set([peer]), request, disks, cycles: new Map(), ended: new AbortController(), failedCycle: 0 };
+    const next: Stream = {
+      id: deps.newStreamId(),
+      peers: new Set([peer]),
+      request,
+      disks,
+      cycles: new Map(),
+      ended: new AbortController(),
+      failedCycle: 0,
+    };
     stream = next;
     void peer.closed.then(() => {
       if (stream === next) end(new Fault("PEER_UNREACHABLE", "The link to the process server ended"));
@@ -137,11 +166,18 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
     return {
       streamId: next.id,
       barrier: Math.max(barriers.at(-1) ?? 0, ...disks.map((disk) => disk.data.cycle)),
-      disks: disks.map(({ diskId, epoch, data }) => ({ diskId, epoch, seq: data.seq, commitHash: data.commitHash, cycle: data.cycle })),
+      disks: disks.map(({ diskId, epoch, data }) => ({
+        diskId,
+        epoch,
+        seq: data.seq,
+        commitHash: data.commitHash,
+        cycle: data.cycle,
+      })),
     };
   };
 
-  const stateNow = (remaining: readonly number[]): GroupProgress["state"] => (!newestBarrier || remaining.some((bytes) => bytes > 0) ? "seeding" : "live");
+  const stateNow = (remaining: readonly number[]): GroupProgress["state"] =>
+    !newestBarrier || remaining.some((bytes) => bytes > 0) ? "seeding" : "live";
 
   const newestOf = async (barriers: readonly number[]): Promise<BarrierRecord | undefined> => {
     const number = barriers.at(-1);
@@ -152,13 +188,21 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
     own.ended.signal.throwIfAborted();
     const { cycle } = request;
     for (const earlier of [...own.cycles.keys()].filter((open) => open < cycle)) {
-      if (earlier === own.failedCycle) throw new Fault("STORE_UNAVAILABLE", `Cycle ${earlier} is not committed yet, and cycle ${cycle} may not overtake it`, { hint: "Commit the cycles in order." });
+      if (earlier === own.failedCycle)
+        throw new Fault(
+          "STORE_UNAVAILABLE",
+          `Cycle ${earlier} is not committed yet, and cycle ${cycle} may not overtake it`,
+          { hint: "Commit the cycles in order." },
+        );
       // Requests come in order, so the source has given this one up: what it held goes into a later cycle.
       log.info("A cycle was given up by its source", { cycle: earlier });
       await dropCycle(own, earlier);
     }
     const giveUpAtMs = clock.monotonic() + deps.patienceMs;
-    const byDisk = request.disks.map((disk) => ({ disk: own.disks.find(({ diskId }) => diskId === disk.diskId), counted: disk }));
+    const byDisk = request.disks.map((disk) => ({
+      disk: own.disks.find(({ diskId }) => diskId === disk.diskId),
+      counted: disk,
+    }));
     const withRecords = byDisk.filter(({ counted }) => counted.records > 0);
     const clean = request.point && request.consistent;
     // Monotone along every branch of the group, whatever the source's clock does.
@@ -174,7 +218,16 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
 
     async function commitDisk(own: Stream, disk: MoverDisk, counted: CycleDisk) {
       const assembly = assemblyOf(own, disk, cycle);
-      await within(deps.patienceMs, assembly.complete(counted.records), () => disk.trouble ?? new Fault("TIMED_OUT", `Cycle ${cycle} of disk "${disk.diskId}" has ${assembly.records} of ${counted.records} records`));
+      await within(
+        deps.patienceMs,
+        assembly.complete(counted.records),
+        () =>
+          disk.trouble ??
+          new Fault(
+            "TIMED_OUT",
+            `Cycle ${cycle} of disk "${disk.diskId}" has ${assembly.records} of ${counted.records} records`,
+          ),
+      );
       const generation = Number(counted.tracker.generation);
       return disk.commit(assembly, {
         cutAtMs: cutMs,
@@ -186,8 +239,18 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
           cutMs,
           rawCutMs: request.cutAtMs,
           // A tracker whose generation is not a number is told apart by its boot id alone.
-          tracker: { bootId: counted.tracker.bootId, generation: Number.isSafeInteger(generation) && generation >= 0 ? generation : 0, lostEvents: 0, holdMs: 0 },
-          barrier: { groupId: spec.groupId, groupEpoch: request.streamId === own.id ? own.request.groupEpoch : 0, barrier: cycle, point: clean },
+          tracker: {
+            bootId: counted.tracker.bootId,
+            generation: Number.isSafeInteger(generation) && generation >= 0 ? generation : 0,
+            lostEvents: 0,
+            holdMs: 0,
+          },
+          barrier: {
+            groupId: spec.groupId,
+            groupEpoch: request.streamId === own.id ? own.request.groupEpoch : 0,
+            barrier: cycle,
+            point: clean,
+          },
           sync: { remainingBytes: counted.syncRemainingBytes, totalBytes: request.syncTotalBytes },
         },
       });
@@ -206,15 +269,30 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
       ...(stands ? { currentAsOfMs: Math.max(facts.currentAsOfMs, request.cutAtMs) } : {}),
       ...(stands?.barrier === cycle ? { barrierCommittedAtMs: clock.now() } : {}),
     });
-    return { committed, barrier: stands !== undefined, barrierNumber: stands?.barrier ?? 0, barrierCutAtMs: stands?.cutAtMs ?? 0 };
+    return {
+      committed,
+      barrier: stands !== undefined,
+      barrierNumber: stands?.barrier ?? 0,
+      barrierCutAtMs: stands?.cutAtMs ?? 0,
+    };
   };
 
   /** The barrier of this cut: the newest one when nothing changed since, else a new one. Undefined when a disk is already past the cycle. */
-  const barrierFor = async (own: Stream, cut: { readonly cycle: number; readonly cutMs: number; readonly changed: boolean }): Promise<BarrierRecord | undefined> => {
+  const barrierFor = async (
+    own: Stream,
+    cut: { readonly cycle: number; readonly cutMs: number; readonly changed: boolean },
+  ): Promise<BarrierRecord | undefined> => {
     if (own.disks.some((disk) => disk.data.cycle > cut.cycle)) return undefined;
     const members = own.disks.map((disk) => barrierMember(disk.diskId, own.request.branch, disk.data));
     if (!cut.changed && newestBarrier && sameMembers(newestBarrier.members, members)) return newestBarrier;
-    const record: BarrierRecord = { barrier: cut.cycle, groupId: spec.groupId, groupEpoch: own.request.groupEpoch, cutAtMs: cut.cutMs, consistency: "crash", members };
+    const record: BarrierRecord = {
+      barrier: cut.cycle,
+      groupId: spec.groupId,
+      groupEpoch: own.request.groupEpoch,
+      cutAtMs: cut.cutMs,
+      consistency: "crash",
+      members,
+    };
     await writeBarrier(context, record);
     newestBarrier = record;
     return record;
@@ -224,7 +302,11 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
     let cycles = own.cycles.get(cycle);
     if (!cycles) {
       if (own.cycles.size >= OPEN_CYCLES_MAX) {
-        throw new Fault("PROTOCOL_INVALID", `Cycle ${cycle} of group "${spec.groupId}" begins while ${[...own.cycles.keys()].join(" and ")} are open`, { hint: "Commit or abandon a cycle first." });
+        throw new Fault(
+          "PROTOCOL_INVALID",
+          `Cycle ${cycle} of group "${spec.groupId}" begins while ${[...own.cycles.keys()].join(" and ")} are open`,
+          { hint: "Commit or abandon a cycle first." },
+        );
       }
       cycles = new Map();
       own.cycles.set(cycle, cycles);
@@ -243,7 +325,10 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
   return {
     async open(peer, request) {
       if (peer.identity.site !== spec.sourceSite || request.sourceSite !== spec.sourceSite) {
-        throw new Fault("PEER_REJECTED", `Group "${spec.groupId}" is replicated from site "${spec.sourceSite}", and "${peer.identity.site}" offers it`);
+        throw new Fault(
+          "PEER_REJECTED",
+          `Group "${spec.groupId}" is replicated from site "${spec.sourceSite}", and "${peer.identity.site}" offers it`,
+        );
       }
       // Before our turn: a commit of the older stream that waits for records would else keep us waiting.
       const superseded = new Fault("PEER_UNREACHABLE", `A newer stream of group "${spec.groupId}" was opened`);
@@ -259,7 +344,8 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
     },
     join(peer, streamId) {
       const own = current(streamId);
-      if (peer.identity.site !== spec.sourceSite) throw new Fault("PEER_REJECTED", `Group "${spec.groupId}" is replicated from site "${spec.sourceSite}"`);
+      if (peer.identity.site !== spec.sourceSite)
+        throw new Fault("PEER_REJECTED", `Group "${spec.groupId}" is replicated from site "${spec.sourceSite}"`);
       own.peers.add(peer);
       void peer.closed.then(() => own.peers.delete(peer));
     },
@@ -319,31 +405,16 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
 /** A writer of the same site that came later is no reason for the source to stop: it finds the newer mover by dialling again. */
 function asSeenBySource(fault: Fault): Fault {
   if (fault.code !== "FENCED" || fault.details["reason"] !== "superseded") return fault;
-  return new Fault("PEER_UNREACHABLE", "Another mover of this site has taken over the group", { details: fault.details, cause: fault });
+  return new Fault("PEER_UNREACHABLE", "Another mover of this site has taken over the group", {
+    details: fault.details,
+    cause: fault,
+  });
 }
 
 function sameMembers(a: BarrierRecord["members"], b: BarrierRecord["members"]): boolean {
-  const text = (members: BarrierRecord["members"]): string => JSON.stringify(members.map((member) => [member.diskId, member.branch, member.seq, member.commitHash].join("/")).sort());
+  const text = (members: BarrierRecord["members"]): string =>
+    JSON.stringify(
+      members.map((member) => [member.diskId, member.branch, member.seq, member.commitHash].join("/")).sort(),
+    );
   return text(a) === text(b);
-}
-
-/** All settle before the first error is thrown: nothing of a failed cycle goes on behind its answer. */
-async function settleAll<Value>(work: readonly Promise<Value>[]): Promise<Value[]> {
-  const settled = await Promise.allSettled(work);
-  const rejected = settled.filter((one) => one.status === "rejected");
-  const fenced = rejected.find((one) => isFault(one.reason, "FENCED"));
-  if (fenced ?? rejected[0]) throw (fenced ?? rejected[0])!.reason;
-  return settled.flatMap((one) => (one.status === "fulfilled" ? [one.value] : []));
-}
-
-async function within<Value>(timeoutMs: number, work: Promise<Value>, fault: () => Fault): Promise<Value> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(fault()), timeoutMs);
-  });
-  try {
-    return await Promise.race([work, late]);
-  } finally {
-    clearTimeout(timer);
-  }
 }

@@ -1,5 +1,14 @@
 /** What a process server says to the mover, checked. Source: docs/protocol.md, "Process server and master target". */
-import { readBoolean, readList, readName, readNumber, readObject, readText, readWhole, type Fields } from "#model/json-reader.ts";
+import {
+  readBoolean,
+  readList,
+  readName,
+  readNumber,
+  readObject,
+  readText,
+  readWhole,
+  type Fields,
+} from "#model/json-reader.ts";
 
 export interface StreamOpen {
   readonly groupId: string;
@@ -54,7 +63,12 @@ export interface CycleDisk {
 
 export interface CycleCommitted {
   /** The disks with a commit of this cycle. */
-  readonly committed: readonly { readonly diskId: string; readonly epoch: number; readonly seq: number; readonly commitHash: string }[];
+  readonly committed: readonly {
+    readonly diskId: string;
+    readonly epoch: number;
+    readonly seq: number;
+    readonly commitHash: string;
+  }[];
   /** There is a barrier of exactly this state: this cycle's, or an earlier one when nothing changed since. */
   readonly barrier: boolean;
   /** Its number; 0 without one. */
@@ -70,12 +84,19 @@ export function readStreamOpen(params: Fields): StreamOpen {
     groupEpoch: readWhole(params, "groupEpoch"),
     sourceSite: readName(params, "sourceSite"),
     orderVersion: readWhole(params, "orderVersion"),
-    disks: readList(params, "disks", (disk) => ({ diskId: readName(disk, "diskId"), sizeBytes: readWhole(disk, "sizeBytes") })),
+    disks: readList(params, "disks", (disk) => ({
+      diskId: readName(disk, "diskId"),
+      sizeBytes: readWhole(disk, "sizeBytes"),
+    })),
   };
 }
 
 export function readFramesHead(params: Fields): FramesHead {
-  return { streamId: readText(params, "streamId"), diskId: readName(params, "diskId"), cycle: readWhole(params, "cycle") };
+  return {
+    streamId: readText(params, "streamId"),
+    diskId: readName(params, "diskId"),
+    cycle: readWhole(params, "cycle"),
+  };
 }
 
 export function readCycleCommit(params: Fields): CycleCommit {

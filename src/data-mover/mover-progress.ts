@@ -23,7 +23,7 @@ export function progressOf(
   now: {
     readonly groupId: string;
     readonly connected: boolean;
-    readonly disks: readonly (Pick<MoverDisk, "diskId" | "sizeBytes" | "epoch" | "storedBytes" | "lastData">)[];
+    readonly disks: readonly Pick<MoverDisk, "diskId" | "sizeBytes" | "epoch" | "storedBytes" | "lastData">[];
     readonly newestBarrier: BarrierRecord | undefined;
     readonly syncBytesPerSecond: number;
     readonly nowMs: number;
@@ -36,7 +36,15 @@ export function progressOf(
     groupId: now.groupId,
     state: facts.state,
     connected: now.connected,
-    ...(fault === undefined ? {} : { fault: { code: fault.code, message: fault.message, ...(fault.hint === undefined ? {} : { hint: fault.hint }) } }),
+    ...(fault === undefined
+      ? {}
+      : {
+          fault: {
+            code: fault.code,
+            message: fault.message,
+            ...(fault.hint === undefined ? {} : { hint: fault.hint }),
+          },
+        }),
     disks: now.disks.map((disk) => ({
       diskId: disk.diskId,
       sizeBytes: disk.sizeBytes,

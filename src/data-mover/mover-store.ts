@@ -34,7 +34,10 @@ export interface OpenedDisk {
 export type DiskKeys = (diskId: string) => Uint8Array | undefined;
 
 /** Asks the store nothing yet. `expectedStoreId`: what it said of itself when groups were prepared in it. */
-export function openMoverStore(context: StoreContext, options: { readonly keys: DiskKeys; readonly expectedStoreId?: string }): MoverStore {
+export function openMoverStore(
+  context: StoreContext,
+  options: { readonly keys: DiskKeys; readonly expectedStoreId?: string },
+): MoverStore {
   const { keys, expectedStoreId } = options;
   let record: Promise<StoreRecord> | undefined;
   const disks = new Map<string, Promise<OpenedDisk>>();
@@ -59,8 +62,21 @@ export function openMoverStore(context: StoreContext, options: { readonly keys: 
     const { diskId, sizeBytes, sectorBytes } = disk;
     const shape = { sizeBytes, sectorBytes };
     const keyring = await openKeyring(context, { storeId, diskId, diskKey: keys(diskId), create });
-    const codec = containerCodec({ storeId, diskId, keyring, random: context.random, now: () => context.clock.now(), shape: () => shape });
-    const made: OpenedDisk = { storeId, diskId, shape, keyring, context: { ...context, diskId, names: diskNames(context.root, diskId), codec } };
+    const codec = containerCodec({
+      storeId,
+      diskId,
+      keyring,
+      random: context.random,
+      now: () => context.clock.now(),
+      shape: () => shape,
+    });
+    const made: OpenedDisk = {
+      storeId,
+      diskId,
+      shape,
+      keyring,
+      context: { ...context, diskId, names: diskNames(context.root, diskId), codec },
+    };
     opened.set(diskId, made);
     return made;
   };
@@ -106,7 +122,9 @@ export async function ensureStoreRecord(context: StoreContext): Promise<StoreRec
 export async function readStoreRecord(context: StoreContext): Promise<StoreRecord> {
   const found = await findStoreRecord(context);
   if (found) return found;
-  throw new Fault("NOT_FOUND", `There is no replica store under "${context.root}"`, { hint: "Check endpoint, bucket and root." });
+  throw new Fault("NOT_FOUND", `There is no replica store under "${context.root}"`, {
+    hint: "Check endpoint, bucket and root.",
+  });
 }
 
 async function findStoreRecord(context: StoreContext): Promise<StoreRecord | undefined> {

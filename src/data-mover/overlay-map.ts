@@ -37,7 +37,10 @@ export interface OverlayMap {
 }
 
 /** Open `path`.map and `path`.flushed, creating them when there are none. Throws DISK_FULL; OBJECT_CORRUPT for files of another disk. */
-export function openOverlayMap(path: string, options: { readonly sizeBytes: number; readonly bootId: string }): OverlayMap {
+export function openOverlayMap(
+  path: string,
+  options: { readonly sizeBytes: number; readonly bootId: string },
+): OverlayMap {
   const { sizeBytes, bootId } = options;
   const created = !existsSync(`${path}.flushed`);
   const lost = !created && !existsSync(`${path}.map`);
@@ -69,7 +72,10 @@ export function openOverlayMap(path: string, options: { readonly sizeBytes: numb
       for (let page = pageOf(block); page <= pageOf(block + blocks - 1); page++) changedPages.add(page);
     },
     async flush(syncData) {
-      const pages = [...changedPages].map((page) => ({ page, bits: states.bits.slice(page * PAGE_BYTES, (page + 1) * PAGE_BYTES) }));
+      const pages = [...changedPages].map((page) => ({
+        page,
+        bits: states.bits.slice(page * PAGE_BYTES, (page + 1) * PAGE_BYTES),
+      }));
       changedPages.clear();
       try {
         await syncData();
@@ -88,7 +94,11 @@ export function openOverlayMap(path: string, options: { readonly sizeBytes: numb
   };
 }
 
-function openMapFile(path: string, sizeBytes: number, bootId: string): { readonly descriptor: number; readonly bootId: string } {
+function openMapFile(
+  path: string,
+  sizeBytes: number,
+  bootId: string,
+): { readonly descriptor: number; readonly bootId: string } {
   const descriptor = openSync(path, existsSync(path) ? "r+" : "wx+", 0o600);
   const head = Buffer.alloc(52);
   if (readSync(descriptor, head, 0, head.length, 0) === 0) {
@@ -114,7 +124,7 @@ function header(sizeBytes: number, bootId: string): Buffer {
 }
 
 function readFully(descriptor: number, target: Uint8Array): void {
-  for (let at = 0; at < target.length; ) {
+  for (let at = 0; at < target.length;) {
     const count = readSync(descriptor, target, at, Math.min(target.length - at, 1 << 24), HEADER_BYTES + at);
     if (count === 0) break; // A file cut short by a crash at its creation: the rest is absent.
     at += count;
@@ -123,7 +133,7 @@ function readFully(descriptor: number, target: Uint8Array): void {
 
 function writeFully(descriptor: number, source: Uint8Array, position: number): void {
   try {
-    for (let at = 0; at < source.length; ) at += writeSync(descriptor, source, at, source.length - at, position + at);
+    for (let at = 0; at < source.length;) at += writeSync(descriptor, source, at, source.length - at, position + at);
   } catch (error) {
     throw overlayWriteFault(error);
   }

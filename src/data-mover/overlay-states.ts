@@ -29,18 +29,20 @@ export interface OverlayStates {
 }
 
 export function createOverlayStates(blockCount: number, bits = new Uint8Array(stateBytes(blockCount))): OverlayStates {
-  if (bits.length !== stateBytes(blockCount)) throw new RangeError(`${bits.length} bytes of states for ${blockCount} blocks`);
+  if (bits.length !== stateBytes(blockCount))
+    throw new RangeError(`${bits.length} bytes of states for ${blockCount} blocks`);
 
-  const get = (block: number): BlockState => ((bits[block >>> 2] ?? 0) >> ((block & 3) * 2) & 3) as BlockState;
+  const get = (block: number): BlockState => (((bits[block >>> 2] ?? 0) >> ((block & 3) * 2)) & 3) as BlockState;
 
   const check = (block: number, blocks: number): void => {
-    if (block < 0 || blocks < 0 || block + blocks > blockCount) throw new RangeError(`Blocks ${block}+${blocks} of ${blockCount}`);
+    if (block < 0 || blocks < 0 || block + blocks > blockCount)
+      throw new RangeError(`Blocks ${block}+${blocks} of ${blockCount}`);
   };
 
   function* runs(block: number, blocks: number): Generator<StateRun> {
     check(block, blocks);
     const end = block + blocks;
-    for (let at = block; at < end; ) {
+    for (let at = block; at < end;) {
       const state = get(at);
       const whole = state * 0x55; // The byte in which all four blocks are of this state.
       let next = at + 1;
@@ -62,7 +64,7 @@ export function createOverlayStates(blockCount: number, bits = new Uint8Array(st
       check(block, blocks);
       let changed = false;
       const end = block + blocks;
-      for (let at = block; at < end; ) {
+      for (let at = block; at < end;) {
         const index = at >>> 2;
         const old = bits[index] ?? 0;
         if ((at & 3) === 0 && at + 4 <= end) {
@@ -92,7 +94,11 @@ export function stateBytes(blockCount: number): number {
 }
 
 /** Whole blocks inside [offset, offset + length), rounded inward; a partial last block of the disk counts as whole when it is covered to its end. */
-export function blocksInside(offset: number, length: number, sizeBytes: number): { readonly block: number; readonly blocks: number } {
+export function blocksInside(
+  offset: number,
+  length: number,
+  sizeBytes: number,
+): { readonly block: number; readonly blocks: number } {
   const end = offset + length;
   const first = Math.ceil(offset / BLOCK_SIZE);
   const last = end === sizeBytes ? Math.ceil(end / BLOCK_SIZE) : Math.floor(end / BLOCK_SIZE);

@@ -66,7 +66,8 @@ export function openOverlay(below: BlockDevice, options: OverlayOptions): Overla
   const reserve = (block: number, blocks: number): void => {
     const wanted = (blocks - states.countData(block, blocks)) * BLOCK_SIZE;
     if (wanted === 0) return;
-    if (budget.usedBytes + wanted > budget.bytesMax) budget.usedBytes = [...budget.users].reduce((sum, user) => sum + user(), 0);
+    if (budget.usedBytes + wanted > budget.bytesMax)
+      budget.usedBytes = [...budget.users].reduce((sum, user) => sum + user(), 0);
     if (budget.usedBytes + wanted > budget.bytesMax) {
       throw new Fault("OVERLAY_FULL", `The overlay of this export has reached its bound of ${budget.bytesMax} bytes`, {
         details: { usedBytes: budget.usedBytes, bytesMax: budget.bytesMax },
@@ -85,7 +86,7 @@ export function openOverlay(below: BlockDevice, options: OverlayOptions): Overla
     const { block, blocks } = touched(offset, data.length);
     reserve(block, blocks);
     try {
-      for (let at = 0; at < data.length; ) at += writeSync(descriptor, data, at, data.length - at, offset + at);
+      for (let at = 0; at < data.length;) at += writeSync(descriptor, data, at, data.length - at, offset + at);
     } catch (error) {
       throw overlayWriteFault(error);
     }
@@ -101,7 +102,10 @@ export function openOverlay(below: BlockDevice, options: OverlayOptions): Overla
   };
 
   /** Widen a write to whole blocks, with what is there now around it. */
-  const widen = async (data: Uint8Array, offset: number): Promise<{ readonly data: Uint8Array; readonly offset: number }> => {
+  const widen = async (
+    data: Uint8Array,
+    offset: number,
+  ): Promise<{ readonly data: Uint8Array; readonly offset: number }> => {
     const start = Math.floor(offset / BLOCK_SIZE) * BLOCK_SIZE;
     const end = Math.min(Math.ceil((offset + data.length) / BLOCK_SIZE) * BLOCK_SIZE, sizeBytes);
     const wide = new Uint8Array(end - start);
@@ -131,14 +135,15 @@ export function openOverlay(below: BlockDevice, options: OverlayOptions): Overla
   };
 
   const readData = (target: Uint8Array, offset: number): void => {
-    for (let at = 0; at < target.length; ) {
+    for (let at = 0; at < target.length;) {
       const count = readSync(descriptor, target, at, target.length - at, offset + at);
-      if (count === 0) throw new Fault("SOURCE_READ_FAILED", `The overlay "${path}.data" ends before ${offset + target.length}`);
+      if (count === 0)
+        throw new Fault("SOURCE_READ_FAILED", `The overlay "${path}.data" ends before ${offset + target.length}`);
       at += count;
     }
   };
 
-  let latched: unknown;
+  let latched: Fault | undefined;
   let running: Promise<void> | undefined;
   let waiting: Promise<void> | undefined;
   const flushOnce = async (): Promise<void> => {
@@ -186,7 +191,10 @@ export function openOverlay(below: BlockDevice, options: OverlayOptions): Overla
     const work = async (): Promise<void> => {
       const start = inside.block * BLOCK_SIZE;
       const end = Math.min((inside.block + inside.blocks) * BLOCK_SIZE, sizeBytes);
-      for (const [from, to] of [[offset, start], [end, offset + length]] as const) {
+      for (const [from, to] of [
+        [offset, start],
+        [end, offset + length],
+      ] as const) {
         if (from >= to) continue;
         const wide = await widen(new Uint8Array(to - from), from);
         put(wide.data, wide.offset);
@@ -223,7 +231,8 @@ export function openOverlay(below: BlockDevice, options: OverlayOptions): Overla
       for (const run of states.runs(block, blocks)) {
         const from = Math.max(run.block * BLOCK_SIZE, offset);
         const to = Math.min((run.block + run.blocks) * BLOCK_SIZE, offset + length);
-        if (run.state !== ABSENT) answer.push({ length: to - from, hole: run.state === ZERO, zero: run.state === ZERO });
+        if (run.state !== ABSENT)
+          answer.push({ length: to - from, hole: run.state === ZERO, zero: run.state === ZERO });
         else if (below.status) answer.push(...(await below.status(from, to - from)));
         else answer.push({ length: to - from, hole: false, zero: false });
       }
@@ -231,7 +240,8 @@ export function openOverlay(below: BlockDevice, options: OverlayOptions): Overla
     },
     allocatedBytes,
     *presentRuns() {
-      for (const run of states.runs(0, states.blockCount)) if (run.state !== ABSENT) yield { block: run.block, blocks: run.blocks };
+      for (const run of states.runs(0, states.blockCount))
+        if (run.state !== ABSENT) yield { block: run.block, blocks: run.blocks };
     },
     async close() {
       await locks.idle();
@@ -260,7 +270,8 @@ function blockLocks() {
     readonly done: Promise<void>;
   }
   const held = new Set<Held>();
-  const conflicts = (block: number, blocks: number): Held[] => [...held].filter((other) => other.block < block + blocks && block < other.end);
+  const conflicts = (block: number, blocks: number): Held[] =>
+    [...held].filter((other) => other.block < block + blocks && block < other.end);
   return {
     free: (block: number, blocks: number): boolean => held.size === 0 || conflicts(block, blocks).length === 0,
     async hold(block: number, blocks: number, work: () => Promise<void>): Promise<void> {

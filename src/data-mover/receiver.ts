@@ -76,7 +76,8 @@ export async function startReceiver(options: ReceiverOptions): Promise<Receiver>
     const groupLog = log.child({ group: spec.groupId });
     for (const disk of spec.disks) {
       const opened = await store.openDisk(disk);
-      const onTrouble = (fault: Fault): void => groupLog.warn("The store refused or failed", { disk: disk.diskId, fault: fault.toJSON() });
+      const onTrouble = (fault: Fault): void =>
+        groupLog.warn("The store refused or failed", { disk: disk.diskId, fault: fault.toJSON() });
       disks.set(disk.diskId, moverDisk(opened, { buffers, uploads, holder, onTrouble }));
     }
     const group: MoverGroup = moverGroup(spec, {
@@ -93,7 +94,9 @@ export async function startReceiver(options: ReceiverOptions): Promise<Receiver>
   const groupOf = async (groupId: string): Promise<MoverGroup> => {
     const known = groups.get(groupId);
     if (!known) {
-      throw new Fault("NOT_FOUND", `Group "${groupId}" is not received here`, { hint: "Protect it again, or look which master target its order names." });
+      throw new Fault("NOT_FOUND", `Group "${groupId}" is not received here`, {
+        hint: "Protect it again, or look which master target its order names.",
+      });
     }
     if (!known.opened) {
       const opening = openGroup(known.spec);
@@ -106,7 +109,9 @@ export async function startReceiver(options: ReceiverOptions): Promise<Receiver>
   const streamOf = (streamId: string): MoverGroup => {
     const group = streams.get(streamId);
     if (group) return group;
-    throw new Fault("PROTOCOL_INVALID", `There is no stream "${streamId}"`, { hint: "Open a new stream; what was not acknowledged has to be sent again." });
+    throw new Fault("PROTOCOL_INVALID", `There is no stream "${streamId}"`, {
+      hint: "Open a new stream; what was not acknowledged has to be sent again.",
+    });
   };
 
   const accept = (peer: Peer): Handlers => {
@@ -130,7 +135,10 @@ export async function startReceiver(options: ReceiverOptions): Promise<Receiver>
       frames: async (params, { payload }) => {
         const head = readFramesHead(params);
         if (!payload || payload.length > MAX_FRAMES_PAYLOAD_BYTES) {
-          throw new Fault("PROTOCOL_INVALID", `Expected frames of at most ${MAX_FRAMES_PAYLOAD_BYTES} bytes, got ${payload?.length ?? 0}`);
+          throw new Fault(
+            "PROTOCOL_INVALID",
+            `Expected frames of at most ${MAX_FRAMES_PAYLOAD_BYTES} bytes, got ${payload?.length ?? 0}`,
+          );
         }
         await streamOf(head.streamId).receive(head, payload);
       },
@@ -144,7 +152,11 @@ export async function startReceiver(options: ReceiverOptions): Promise<Receiver>
   const listener: Listener = await link.listen(options.listen, accept);
   // Rates fall while nothing arrives, and whoever watches should see that.
   const ticker = setInterval(() => {
-    for (const [groupId, { opened }] of groups) void opened?.then((group) => report(group, groupId), () => undefined);
+    for (const [groupId, { opened }] of groups)
+      void opened?.then(
+        (group) => report(group, groupId),
+        () => undefined,
+      );
   }, 1_000);
 
   const endStream = async (groupId: string, fault: Fault): Promise<void> => {
@@ -160,7 +172,11 @@ export async function startReceiver(options: ReceiverOptions): Promise<Receiver>
     putGroup(spec) {
       const known = groups.get(spec.groupId);
       if (known && JSON.stringify(known.spec) === JSON.stringify(spec)) return;
-      if (known) void endStream(spec.groupId, new Fault("PEER_UNREACHABLE", `Group "${spec.groupId}" was changed: open its stream again`));
+      if (known)
+        void endStream(
+          spec.groupId,
+          new Fault("PEER_UNREACHABLE", `Group "${spec.groupId}" was changed: open its stream again`),
+        );
       groups.set(spec.groupId, { spec, opened: undefined });
     },
     async dropGroup(groupId, fault) {
@@ -171,7 +187,11 @@ export async function startReceiver(options: ReceiverOptions): Promise<Receiver>
     async close() {
       clearInterval(ticker);
       for (const timer of reports.values()) clearTimeout(timer);
-      await Promise.all([...groups.keys()].map((groupId) => endStream(groupId, new Fault("PEER_UNREACHABLE", "The mover is being stopped"))));
+      await Promise.all(
+        [...groups.keys()].map((groupId) =>
+          endStream(groupId, new Fault("PEER_UNREACHABLE", "The mover is being stopped")),
+        ),
+      );
       await listener.close();
     },
   };

@@ -57,7 +57,12 @@ export function slots(count: number): Slots {
 /** Resolves once `bytes` are stored under `key`. `onTrouble` hears of each failed attempt. Rejects with the signal's reason, or STORE_FOREIGN. */
 export async function uploadSegment(
   context: StoreContext,
-  request: { readonly key: string; readonly bytes: Uint8Array; readonly signal: AbortSignal; readonly onTrouble: (fault: Fault) => void },
+  request: {
+    readonly key: string;
+    readonly bytes: Uint8Array;
+    readonly signal: AbortSignal;
+    readonly onTrouble: (fault: Fault) => void;
+  },
 ): Promise<void> {
   const { key, bytes, signal, onTrouble } = request;
   const mine = { ...context, signal };
@@ -73,7 +78,10 @@ export async function uploadSegment(
         isMine: (header) => Buffer.compare(header, bytes.subarray(0, HEADER_BYTES)) === 0,
       });
       if (other === undefined) return;
-      throw new Fault("STORE_FOREIGN", `Object "${key}" exists and is not of this writer`, { details: { key }, hint: "Somebody else writes to this bucket: find out who." });
+      throw new Fault("STORE_FOREIGN", `Object "${key}" exists and is not of this writer`, {
+        details: { key },
+        hint: "Somebody else writes to this bucket: find out who.",
+      });
     } catch (error) {
       signal.throwIfAborted();
       if (!isFault(error) || error.code === "STORE_FOREIGN") throw error;

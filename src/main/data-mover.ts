@@ -5,7 +5,15 @@ import type { Address } from "#ports/link.ts";
 import { createLog } from "../adapters/log/pino-log.ts";
 import { startReceiver, type ReceivedGroup, type Receiver } from "../data-mover/receiver.ts";
 import { openChildChannel } from "../master-target/child-channel.ts";
-import { decodeKeys, keysFrom, openMasterTargetLink, openReplica, openStore, type ChildSetup, type IdentityFiles } from "./mover-setup.ts";
+import {
+  decodeKeys,
+  keysFrom,
+  openMasterTargetLink,
+  openReplica,
+  openStore,
+  type ChildSetup,
+  type IdentityFiles,
+} from "./mover-setup.ts";
 
 export interface MoverSetup extends ChildSetup {
   readonly identity: IdentityFiles;
@@ -29,13 +37,26 @@ const channel = openChildChannel(process, {
       const setup = params as unknown as MoverSetup; // Its other end is our parent, of the same version.
       for (const [diskId, key] of decodeKeys(setup.keys)) keys.set(diskId, key);
       const link = openMasterTargetLink({ ...setup, log });
-      const store = openReplica(openStore(setup.store), { root: setup.store.root, keys: keysFrom(keys), expectedStoreId: setup.expectedStoreId });
-      receiver = await startReceiver({ link, listen: setup.listen, store, log, onProgress: (progress) => channel.notify("progress", progress as unknown as JsonObject) });
+      const store = openReplica(openStore(setup.store), {
+        root: setup.store.root,
+        keys: keysFrom(keys),
+        expectedStoreId: setup.expectedStoreId,
+      });
+      receiver = await startReceiver({
+        link,
+        listen: setup.listen,
+        store,
+        log,
+        onProgress: (progress) => channel.notify("progress", progress as unknown as JsonObject),
+      });
       for (const group of setup.groups) receiver.putGroup(group);
       return { host: receiver.address.host, port: receiver.address.port };
     },
     async putGroup(params) {
-      const { group, keys: added } = params as unknown as { readonly group: ReceivedGroup; readonly keys: Record<string, string> };
+      const { group, keys: added } = params as unknown as {
+        readonly group: ReceivedGroup;
+        readonly keys: Record<string, string>;
+      };
       for (const [diskId, key] of decodeKeys(added)) keys.set(diskId, key);
       started().putGroup(group);
     },

@@ -27,7 +27,11 @@ const channel = openChildChannel(process, {
     async setUp(params) {
       const setup = params as unknown as ExportSetup; // Its other end is our parent, of the same version.
       const keys = keysFrom(new Map(decodeKeys(setup.keys)));
-      const store = openReplica(openStore(setup.store), { root: setup.store.root, keys, expectedStoreId: setup.expectedStoreId });
+      const store = openReplica(openStore(setup.store), {
+        root: setup.store.root,
+        keys,
+        expectedStoreId: setup.expectedStoreId,
+      });
       running = await runExport({
         record: setup.record,
         folder: setup.folder,

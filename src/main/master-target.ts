@@ -95,7 +95,10 @@ export async function startMasterTarget(config: MasterTargetConfig, log: Log): P
   const { site, name, stateDir, identity } = config;
   mkdirSync(stateDir, { recursive: true, mode: 0o700 });
   const lock = await lockFolder(stateDir, { clock: systemClock, waitMs: LOCK_WAIT_MS });
-  const settings: StoreSettings = { ...config.store, ...parseFile(config.store.credentialsFile, credentials, "Expected a JSON file with accessKey and secretKey") };
+  const settings: StoreSettings = {
+    ...config.store,
+    ...parseFile(config.store.credentialsFile, credentials, "Expected a JSON file with accessKey and secretKey"),
+  };
   const keys = await openKeyFile(config.keysFile, { random: systemRandom, log });
   const register = await openGroupRegister(stateDir);
   const objects = openStore(settings);
@@ -123,7 +126,12 @@ export async function startMasterTarget(config: MasterTargetConfig, log: Log): P
     handlers: { progress: async (params) => progress.put(params as unknown as GroupProgress) },
     async setUp(channel) {
       const groups = register.list().filter((group) => !group.released);
-      const setup: MoverSetup = { ...childSetup(groups.flatMap((group) => group.disks.map(({ diskId }) => diskId))), identity, listen, groups: groups.map(receivedGroup) };
+      const setup: MoverSetup = {
+        ...childSetup(groups.flatMap((group) => group.disks.map(({ diskId }) => diskId))),
+        identity,
+        listen,
+        groups: groups.map(receivedGroup),
+      };
       // A restarted mover listens where the first one did: orders name the port.
       listen = (await channel.call("setUp", setup as unknown as JsonObject)) as unknown as Address;
     },
@@ -161,9 +169,12 @@ export async function startMasterTarget(config: MasterTargetConfig, log: Log): P
     site,
     name,
     stateDir,
-    advertise: { host: config.advertise.host, get port() {
-      return config.advertise.port === 0 ? listen.port : config.advertise.port;
-    } },
+    advertise: {
+      host: config.advertise.host,
+      get port() {
+        return config.advertise.port === 0 ? listen.port : config.advertise.port;
+      },
+    },
     store,
     storeEndpoint: settings.endpoint,
     ensureBucket: () => objects.ensureBucket(),
@@ -173,10 +184,18 @@ export async function startMasterTarget(config: MasterTargetConfig, log: Log): P
     progress,
     mover: {
       putGroup: async (group) => {
-        await mover.call("putGroup", { group: receivedGroup(group) as unknown as JsonObject, keys: encodeKeys(group.disks.map(({ diskId }) => diskId), keys.keyOf) });
+        await mover.call("putGroup", {
+          group: receivedGroup(group) as unknown as JsonObject,
+          keys: encodeKeys(
+            group.disks.map(({ diskId }) => diskId),
+            keys.keyOf,
+          ),
+        });
       },
-      dropGroup: async (groupId, fault) => void (await mover.call("dropGroup", { groupId, fault: fault.toJSON() as unknown as JsonObject })),
-      endStream: async (groupId, fault) => void (await mover.call("endStream", { groupId, fault: fault.toJSON() as unknown as JsonObject })),
+      dropGroup: async (groupId, fault) =>
+        void (await mover.call("dropGroup", { groupId, fault: fault.toJSON() as unknown as JsonObject })),
+      endStream: async (groupId, fault) =>
+        void (await mover.call("endStream", { groupId, fault: fault.toJSON() as unknown as JsonObject })),
     },
     log,
   });
@@ -210,16 +229,24 @@ export async function startMasterTarget(config: MasterTargetConfig, log: Log): P
       log,
     });
   let closing: Promise<void> | undefined;
-  log.info("The master target runs", { store: settings.endpoint, bucket: settings.bucket, root: storeNames(settings.root).store, keysFile: config.keysFile });
+  log.info("The master target runs", {
+    store: settings.endpoint,
+    bucket: settings.bucket,
+    root: storeNames(settings.root).store,
+    keysFile: config.keysFile,
+  });
 
   return {
     masterTarget,
     hypervisor,
     moverPid: () => mover.pid,
-    exportPids: () => new Map([...exportChildren].flatMap(([operationId, pid]) => {
-      const now = pid();
-      return now === undefined ? [] : [[operationId, now] as const];
-    })),
+    exportPids: () =>
+      new Map(
+        [...exportChildren].flatMap(([operationId, pid]) => {
+          const now = pid();
+          return now === undefined ? [] : [[operationId, now] as const];
+        }),
+      ),
     close: () => (closing ??= close()),
   };
 
@@ -234,7 +261,11 @@ export async function startMasterTarget(config: MasterTargetConfig, log: Log): P
 }
 
 function receivedGroup({ groupId, sourceSite, disks }: RegisteredGroup): ReceivedGroup {
-  return { groupId, sourceSite, disks: disks.map(({ diskId, sizeBytes, sectorBytes }) => ({ diskId, sizeBytes, sectorBytes })) };
+  return {
+    groupId,
+    sourceSite,
+    disks: disks.map(({ diskId, sizeBytes, sectorBytes }) => ({ diskId, sizeBytes, sectorBytes })),
+  };
 }
 
 /** A program beside this one, as source or as built. */

@@ -39,12 +39,21 @@ const REQUEST_MS = 15_000;
 
 export function openStore(settings: StoreSettings): S3ObjectStore {
   const { endpoint, region, bucket, accessKey, secretKey } = settings;
-  return s3ObjectStore({ endpoint, region, bucket, accessKey, secretKey, timeoutMs: REQUEST_MS }, { clock: systemClock, random: systemRandom });
+  return s3ObjectStore(
+    { endpoint, region, bucket, accessKey, secretKey, timeoutMs: REQUEST_MS },
+    { clock: systemClock, random: systemRandom },
+  );
 }
 
-export function openReplica(store: S3ObjectStore, options: { readonly root: string; readonly keys: DiskKeys; readonly expectedStoreId?: string | undefined }): MoverStore {
+export function openReplica(
+  store: S3ObjectStore,
+  options: { readonly root: string; readonly keys: DiskKeys; readonly expectedStoreId?: string | undefined },
+): MoverStore {
   const context = { store, root: options.root, clock: systemClock, random: systemRandom, retry: RETRY };
-  return openMoverStore(context, { keys: options.keys, ...(options.expectedStoreId === undefined ? {} : { expectedStoreId: options.expectedStoreId }) });
+  return openMoverStore(context, {
+    keys: options.keys,
+    ...(options.expectedStoreId === undefined ? {} : { expectedStoreId: options.expectedStoreId }),
+  });
 }
 
 /** `known` may grow: keys of groups that come later are put into it. */
@@ -57,13 +66,20 @@ export function decodeKeys(keys: Readonly<Record<string, string>>): [string, Uin
 }
 
 export function encodeKeys(diskIds: readonly string[], keyOf: DiskKeys): JsonObject {
-  return Object.fromEntries(diskIds.flatMap((diskId) => {
-    const key = keyOf(diskId);
-    return key ? [[diskId, Buffer.from(key).toString("base64")]] : [];
-  }));
+  return Object.fromEntries(
+    diskIds.flatMap((diskId) => {
+      const key = keyOf(diskId);
+      return key ? [[diskId, Buffer.from(key).toString("base64")]] : [];
+    }),
+  );
 }
 
-export function openMasterTargetLink(options: { readonly site: string; readonly name: string; readonly identity: IdentityFiles; readonly log: Log }): Link {
+export function openMasterTargetLink(options: {
+  readonly site: string;
+  readonly name: string;
+  readonly identity: IdentityFiles;
+  readonly log: Log;
+}): Link {
   const { site, name, identity, log } = options;
   return createLink({
     identity: { site, role: "master-target", name },

@@ -37,7 +37,10 @@ type Message =
 
 const CALL_TIMEOUT_MS = 60_000;
 
-export function openChildChannel(endpoint: ChannelEndpoint, options: { readonly handlers: ChannelHandlers; readonly log: Log }): ChildChannel {
+export function openChildChannel(
+  endpoint: ChannelEndpoint,
+  options: { readonly handlers: ChannelHandlers; readonly log: Log },
+): ChildChannel {
   const { handlers, log } = options;
   const open = new Map<number, { resolve(value: JsonValue): void; reject(error: unknown): void }>();
   let lastId = 0;
@@ -63,7 +66,12 @@ export function openChildChannel(endpoint: ChannelEndpoint, options: { readonly 
       case "call":
         serve(message.method, message.params).then(
           (result) => send({ type: "answer", id: message.id, result }),
-          (error: unknown) => send({ type: "fault", id: message.id, fault: faultOf(error, message.method, log).toJSON() as unknown as JsonValue }),
+          (error: unknown) =>
+            send({
+              type: "fault",
+              id: message.id,
+              fault: faultOf(error, message.method, log).toJSON() as unknown as JsonValue,
+            }),
         );
         return;
       case "notice":
@@ -91,7 +99,10 @@ export function openChildChannel(endpoint: ChannelEndpoint, options: { readonly 
       const id = ++lastId;
       const timeoutMs = more.timeoutMs ?? CALL_TIMEOUT_MS;
       return new Promise<JsonValue>((resolve, reject) => {
-        const timer = setTimeout(() => reject(new Fault("TIMED_OUT", `"${method}" was not answered within ${timeoutMs} ms`)), timeoutMs);
+        const timer = setTimeout(
+          () => reject(new Fault("TIMED_OUT", `"${method}" was not answered within ${timeoutMs} ms`)),
+          timeoutMs,
+        );
         open.set(id, {
           resolve: (value) => (finish(), resolve(value)),
           reject: (error) => (finish(), reject(error)),
@@ -111,11 +122,16 @@ export function openChildChannel(endpoint: ChannelEndpoint, options: { readonly 
 }
 
 function died(): Fault {
-  return new Fault("PROCESS_DIED", "The process ended before it answered", { hint: "It is started again by itself; repeat the call." });
+  return new Fault("PROCESS_DIED", "The process ended before it answered", {
+    hint: "It is started again by itself; repeat the call.",
+  });
 }
 
 function faultOf(error: unknown, method: string, log: Log): Fault {
   if (error instanceof Fault) return error;
-  log.error("A handler failed", { method, error: error instanceof Error ? (error.stack ?? error.message) : String(error) });
+  log.error("A handler failed", {
+    method,
+    error: error instanceof Error ? (error.stack ?? error.message) : String(error),
+  });
   return new Fault("PROTOCOL_INVALID", `"${method}" failed: ${error instanceof Error ? error.message : String(error)}`);
 }

@@ -4,7 +4,11 @@ import { dirname } from "node:path";
 import { Fault } from "#model/fault.ts";
 
 /** Durable when it settles: file, name, and folder. Throws DISK_FULL. */
-export async function writeDurableJson(path: string, value: unknown, options: { readonly mode?: number } = {}): Promise<void> {
+export async function writeDurableJson(
+  path: string,
+  value: unknown,
+  options: { readonly mode?: number } = {},
+): Promise<void> {
   const temporary = `${path}.new`;
   try {
     const file = await open(temporary, "w", options.mode ?? 0o600);
@@ -18,7 +22,10 @@ export async function writeDurableJson(path: string, value: unknown, options: { 
     await syncFolder(dirname(path));
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "ENOSPC") throw error;
-    throw new Fault("DISK_FULL", `No space left to write "${path}"`, { hint: "Free space under the master target's state folder.", cause: error });
+    throw new Fault("DISK_FULL", `No space left to write "${path}"`, {
+      hint: "Free space under the master target's state folder.",
+      cause: error,
+    });
   }
 }
 
@@ -34,7 +41,10 @@ export async function readDurableJson(path: string): Promise<unknown> {
   try {
     return JSON.parse(text);
   } catch (cause) {
-    throw new Fault("CONFIG_INVALID", `The state file "${path}" is not JSON`, { hint: "Restore it from a copy, or move it away: groups are prepared again from the store.", cause });
+    throw new Fault("CONFIG_INVALID", `The state file "${path}" is not JSON`, {
+      hint: "Restore it from a copy, or move it away: groups are prepared again from the store.",
+      cause,
+    });
   }
 }
 

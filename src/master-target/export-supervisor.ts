@@ -50,7 +50,10 @@ export function exportSupervisor(deps: ExportSupervisorDeps): ExportSupervisor {
   const queues = new Map<string, Promise<unknown>>();
   const inTurn = <Result>(operationId: string, work: () => Promise<Result>): Promise<Result> => {
     const done = (queues.get(operationId) ?? Promise.resolve()).then(work);
-    queues.set(operationId, done.catch(() => undefined)); // Its caller has the error.
+    queues.set(
+      operationId,
+      done.catch(() => undefined),
+    ); // Its caller has the error.
     return done;
   };
 
@@ -82,7 +85,9 @@ export function exportSupervisor(deps: ExportSupervisorDeps): ExportSupervisor {
       inTurn(record.operationId, async () => {
         const known = exports.get(record.operationId);
         if (known?.record.closed) {
-          throw new Fault("REFUSED", `The export of operation "${record.operationId}" was closed`, { hint: "Start a new operation to export the point again." });
+          throw new Fault("REFUSED", `The export of operation "${record.operationId}" was closed`, {
+            hint: "Start a new operation to export the point again.",
+          });
         }
         const entry: Export = known ?? { record, child: undefined, figures: NO_FIGURES };
         if (!known) {
@@ -111,7 +116,10 @@ export function exportSupervisor(deps: ExportSupervisorDeps): ExportSupervisor {
         entry.child = undefined;
         if (discard || entry.record.mode !== "read-write") await records.clear(entry.record);
       }),
-    list: (groupId) => [...exports.values()].filter(({ record }) => !record.closed && (groupId === undefined || record.groupId === groupId)).map(statusOf),
+    list: (groupId) =>
+      [...exports.values()]
+        .filter(({ record }) => !record.closed && (groupId === undefined || record.groupId === groupId))
+        .map(statusOf),
     async stop() {
       await Promise.all([...exports.values()].map(({ child }) => child?.stop()));
     },
@@ -158,9 +166,20 @@ export function exportRecordOf(request: {
     mode: request.mode,
     disks: point.members.map((member, index) => {
       const disk = request.disks.find(({ diskId }) => diskId === member.diskId);
-      if (!disk) throw new Fault("NOT_FOUND", `Disk "${member.diskId}" of point "${point.id}" is not known to its group`, { details: { diskId: member.diskId } });
+      if (!disk)
+        throw new Fault("NOT_FOUND", `Disk "${member.diskId}" of point "${point.id}" is not known to its group`, {
+          details: { diskId: member.diskId },
+        });
       const { diskId, machine, sizeBytes, sectorBytes, bootIndex } = disk;
-      return { diskId, machine, sizeBytes, sectorBytes, ...(bootIndex === undefined ? {} : { bootIndex }), member, socket: request.socketOf(index) };
+      return {
+        diskId,
+        machine,
+        sizeBytes,
+        sectorBytes,
+        ...(bootIndex === undefined ? {} : { bootIndex }),
+        member,
+        socket: request.socketOf(index),
+      };
     }),
     ...(request.branch === undefined ? {} : { branch: request.branch }),
     ...(request.groupEpoch === undefined ? {} : { groupEpoch: request.groupEpoch }),

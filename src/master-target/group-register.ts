@@ -51,11 +51,17 @@ export async function openGroupRegister(stateDir: string): Promise<GroupRegister
     get(groupId) {
       const group = stored.groups.find((one) => one.groupId === groupId);
       if (group) return group;
-      throw new Fault("NOT_FOUND", `Group "${groupId}" is not known to this master target`, { details: { groupId }, hint: "Run `leeward group list` for the groups there are." });
+      throw new Fault("NOT_FOUND", `Group "${groupId}" is not known to this master target`, {
+        details: { groupId },
+        hint: "Run `leeward group list` for the groups there are.",
+      });
     },
     put(group, storeId) {
       const done = saving.then(async () => {
-        const next: Stored = { storeId, groups: [...stored.groups.filter((one) => one.groupId !== group.groupId), group] };
+        const next: Stored = {
+          storeId,
+          groups: [...stored.groups.filter((one) => one.groupId !== group.groupId), group],
+        };
         await writeDurableJson(path, next);
         stored = next;
       });

@@ -25,7 +25,10 @@ interface Stored {
 }
 
 /** Throws CONFIG_INVALID for a file that is not one of ours. */
-export async function openKeyFile(path: string, deps: { readonly random: Random; readonly log: Log }): Promise<KeyFile> {
+export async function openKeyFile(
+  path: string,
+  deps: { readonly random: Random; readonly log: Log },
+): Promise<KeyFile> {
   const { random, log } = deps;
   const fresh = (): string => Buffer.from(random.bytes(KEY_BYTES)).toString("base64");
   let stored = checked((await readDurableJson(path)) ?? undefined, path);
@@ -33,7 +36,9 @@ export async function openKeyFile(path: string, deps: { readonly random: Random;
     stored = { format: 1, tenantKey: fresh(), disks: {} };
     await mkdir(dirname(path), { recursive: true, mode: 0o700 });
     await writeDurableJson(path, stored);
-    log.info("Made the key file of this site: keep a copy somewhere else, nothing can be recovered without it", { path });
+    log.info("Made the key file of this site: keep a copy somewhere else, nothing can be recovered without it", {
+      path,
+    });
   }
   let saving: Promise<void> = Promise.resolve();
   const { tenantKey } = stored;
@@ -48,7 +53,11 @@ export async function openKeyFile(path: string, deps: { readonly random: Random;
         const { disks } = stored!; // Set above.
         const missing = diskIds.filter((diskId) => disks[diskId] === undefined);
         if (missing.length === 0) return;
-        const next: Stored = { format: 1, tenantKey, disks: { ...disks, ...Object.fromEntries(missing.map((diskId) => [diskId, fresh()])) } };
+        const next: Stored = {
+          format: 1,
+          tenantKey,
+          disks: { ...disks, ...Object.fromEntries(missing.map((diskId) => [diskId, fresh()])) },
+        };
         await writeDurableJson(path, next);
         stored = next;
         log.info("Added disk keys to the key file of this site: renew its copy", { path, disks: missing });

@@ -75,7 +75,10 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
 
   const openGroup = async (group: Pick<RegisteredGroup, "groupId" | "disks">) => {
     await Promise.all(group.disks.map((disk) => store.openDisk(disk)));
-    return store.group(group.groupId, group.disks.map(({ diskId }) => diskId));
+    return store.group(
+      group.groupId,
+      group.disks.map(({ diskId }) => diskId),
+    );
   };
 
   const bookmarks = async (): Promise<Bookmarks> => {
@@ -89,21 +92,36 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
     if (selector === "latest") {
       const [newest] = await listPoints(context, { limit: 1, branch: group.branch });
       if (newest) return newest;
-      throw new Fault("NO_POINT", `Group "${group.groupId}" has no recovery point yet`, { hint: "Wait for the initial sync to end; `leeward group show` has its progress." });
+      throw new Fault("NO_POINT", `Group "${group.groupId}" has no recovery point yet`, {
+        hint: "Wait for the initial sync to end; `leeward group show` has its progress.",
+      });
     }
     const parsed = parsePointId(selector);
-    if (!parsed) throw new Fault("POINT_NOT_FOUND", `"${selector}" is no point, expected a point id or "latest"`, { hint: "List the points of the group: `leeward points list`." });
+    if (!parsed)
+      throw new Fault("POINT_NOT_FOUND", `"${selector}" is no point, expected a point id or "latest"`, {
+        hint: "List the points of the group: `leeward points list`.",
+      });
     const point = await readPoint(context, parsed.barrier, await bookmarks());
     if (point.id === selector) return point;
-    throw new Fault("POINT_NOT_FOUND", `Group "${group.groupId}" has no point "${selector}"`, { hint: "List the points of the group: `leeward points list`." });
+    throw new Fault("POINT_NOT_FOUND", `Group "${group.groupId}" has no point "${selector}"`, {
+      hint: "List the points of the group: `leeward points list`.",
+    });
   };
 
   /** The branch that a read-write export writes: made from the point, and claimed for this site. */
-  const claimExportBranch = async (group: RegisteredGroup, point: RecoveryPoint, operation: string): Promise<string> => {
+  const claimExportBranch = async (
+    group: RegisteredGroup,
+    point: RecoveryPoint,
+    operation: string,
+  ): Promise<string> => {
     if (group.activeSite !== site) {
-      throw new Fault("REFUSED", `Group "${group.groupId}" is active at site "${group.activeSite}": a writable export would make two of it`, {
-        hint: "Fail the group over first, or open the export as throw-away for a test.",
-      });
+      throw new Fault(
+        "REFUSED",
+        `Group "${group.groupId}" is active at site "${group.activeSite}": a writable export would make two of it`,
+        {
+          hint: "Fail the group over first, or open the export as throw-away for a test.",
+        },
+      );
     }
     const context = await openGroup(group);
     const branch = exportBranch(operation);
@@ -118,7 +136,10 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
     return branch;
   };
 
-  const makeRecord = async (group: RegisteredGroup, request: { readonly operationId: string; readonly point: string; readonly mode: ExportMode }): Promise<ExportRecord> => {
+  const makeRecord = async (
+    group: RegisteredGroup,
+    request: { readonly operationId: string; readonly point: string; readonly mode: ExportMode },
+  ): Promise<ExportRecord> => {
     const { operationId, mode } = request;
     const point = await pointOf(group, request.point);
     const branch = mode === "read-write" ? await claimExportBranch(group, point, operationId) : undefined;
@@ -145,9 +166,30 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
         await keyring.current(); // Made, stored, and read back: what we seal from now on, we can open.
       }
       const context = await store.group(groupId, diskIds);
-      const { groupEpoch } = await claimGroupEpoch(context, { operation: operationId, activeSite: sourceSite, disks: diskIds, holder, branch: ROOT });
-      await Promise.all(diskIds.map((diskId) => createDisk(context.disk(diskId), { operation: operationId, groupEpoch, activeSite: sourceSite, holder })));
-      const group: RegisteredGroup = { groupId, groupName, sourceSite, activeSite: sourceSite, branch: ROOT, groupEpoch, disks, operationId, record, released: false };
+      const { groupEpoch } = await claimGroupEpoch(context, {
+        operation: operationId,
+        activeSite: sourceSite,
+        disks: diskIds,
+        holder,
+        branch: ROOT,
+      });
+      await Promise.all(
+        diskIds.map((diskId) =>
+          createDisk(context.disk(diskId), { operation: operationId, groupEpoch, activeSite: sourceSite, holder }),
+        ),
+      );
+      const group: RegisteredGroup = {
+        groupId,
+        groupName,
+        sourceSite,
+        activeSite: sourceSite,
+        branch: ROOT,
+        groupEpoch,
+        disks,
+        operationId,
+        record,
+        released: false,
+      };
       await writeCatalog(group);
       const known = register.find(groupId);
       // A late repeat of a finished operation must not take the group back to where it began.
@@ -183,7 +225,10 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
       const fenced = await fenceGroup(context, { operation: operationId, activeSite, disks: diskIds, holder });
       // A repeat of an older fence must not undo what a newer one has recorded.
       if (fenced.groupEpoch >= group.groupEpoch) {
-        await register.put({ ...group, activeSite, branch: fenced.branch, groupEpoch: fenced.groupEpoch }, await store.storeId());
+        await register.put(
+          { ...group, activeSite, branch: fenced.branch, groupEpoch: fenced.groupEpoch },
+          await store.storeId(),
+        );
       }
       if (activeSite !== group.sourceSite) await tellFenced(group, activeSite);
       return { groupEpoch: fenced.groupEpoch, newestPoint: fenced.newestPoint };
@@ -193,7 +238,11 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
       const group = register.get(groupId);
       const record = exports.find(operationId) ?? (await makeRecord(group, { operationId, point, mode }));
       if (record.groupId === groupId && record.mode === mode) return exports.open(record);
-      throw new Fault("REFUSED", `Operation "${operationId}" has an export of group "${record.groupId}" as ${record.mode} already`, { hint: "Use an operation id of its own for each export." });
+      throw new Fault(
+        "REFUSED",
+        `Operation "${operationId}" has an export of group "${record.groupId}" as ${record.mode} already`,
+        { hint: "Use an operation id of its own for each export." },
+      );
     },
     exportStatus: async ({ operationId }) => exports.status(operationId),
     closeExport: async ({ operationId, discard }) => exports.close({ operationId, discard }),
@@ -210,7 +259,9 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
 
   /** Create-only and for people and `adopt`: what was prepared. */
   async function writeCatalog(group: RegisteredGroup): Promise<void> {
-    const key = storeNames(store.context.root).catalog(`groups/${group.groupId}/${createHmac("sha256", "operation").update(group.operationId).digest("hex").slice(0, 16)}.json`);
+    const key = storeNames(store.context.root).catalog(
+      `groups/${group.groupId}/${createHmac("sha256", "operation").update(group.operationId).digest("hex").slice(0, 16)}.json`,
+    );
     await createOnce(store.context, {
       key,
       body: Buffer.from(`${JSON.stringify({ format: 1, ...group })}\n`),
@@ -225,7 +276,11 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
       details: { reason: "moved", activeSite },
       hint: "The group was failed over: run `leeward group show` to see where it is active.",
     });
-    progress.patch(group.groupId, { state: "fenced", connected: false, fault: { code: fault.code, message: fault.message, hint: fault.hint ?? "" } });
+    progress.patch(group.groupId, {
+      state: "fenced",
+      connected: false,
+      fault: { code: fault.code, message: fault.message, hint: fault.hint ?? "" },
+    });
     try {
       await mover.endStream(group.groupId, fault);
     } catch (error) {
@@ -236,12 +291,24 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
 }
 
 /** What is known of a group whose source has not come yet. */
-export function waitingProgress(group: RegisteredGroup, newest: RecoveryPoint | undefined, nowMs: number): GroupProgress {
+export function waitingProgress(
+  group: RegisteredGroup,
+  newest: RecoveryPoint | undefined,
+  nowMs: number,
+): GroupProgress {
   return {
     groupId: group.groupId,
     state: group.activeSite === group.sourceSite ? "waiting" : "fenced",
     connected: false,
-    disks: group.disks.map(({ diskId, sizeBytes }) => ({ diskId, sizeBytes, epoch: 0, seq: 0, cycle: 0, syncRemainingBytes: 0, syncTotalBytes: 0 })),
+    disks: group.disks.map(({ diskId, sizeBytes }) => ({
+      diskId,
+      sizeBytes,
+      epoch: 0,
+      seq: 0,
+      cycle: 0,
+      syncRemainingBytes: 0,
+      syncTotalBytes: 0,
+    })),
     currentAsOfMs: newest?.cutAtMs ?? 0,
     barrier: newest?.barrier ?? 0,
     barrierCutAtMs: newest?.cutAtMs ?? 0,
@@ -257,8 +324,15 @@ export function waitingProgress(group: RegisteredGroup, newest: RecoveryPoint | 
 }
 
 /** Ids become parts of keys: what does not fit is refused before anything is made. */
-function checkGroup(request: { readonly groupId: string; readonly operationId: string; readonly disks: readonly GroupDisk[] }): void {
-  const wrong = (what: string, value: string): Fault => new Fault("USAGE", `${what} "${value}" must be letters, digits or ". _ -", and not too long`, { hint: "Choose another name." });
+function checkGroup(request: {
+  readonly groupId: string;
+  readonly operationId: string;
+  readonly disks: readonly GroupDisk[];
+}): void {
+  const wrong = (what: string, value: string): Fault =>
+    new Fault("USAGE", `${what} "${value}" must be letters, digits or ". _ -", and not too long`, {
+      hint: "Choose another name.",
+    });
   if (!isName(request.groupId, 64)) throw wrong("Group id", request.groupId);
   if (request.disks.length === 0) throw new Fault("USAGE", `Group "${request.groupId}" has no disks`);
   for (const { diskId } of request.disks) if (!isName(diskId, 36)) throw wrong("Disk id", diskId);

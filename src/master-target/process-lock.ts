@@ -10,14 +10,20 @@ import type { Clock } from "#ports/clock.ts";
 const RETRY_MS = 50;
 
 /** Throws REFUSED when another process holds the folder for longer than `waitMs`. */
-export async function lockFolder(folder: string, options: { readonly clock: Clock; readonly waitMs: number }): Promise<{ release(): Promise<void> }> {
+export async function lockFolder(
+  folder: string,
+  options: { readonly clock: Clock; readonly waitMs: number },
+): Promise<{ release(): Promise<void> }> {
   const name = `\0leeward-${createHash("sha256").update(folder).digest("hex").slice(0, 32)}`;
   const giveUpAt = options.clock.monotonic() + options.waitMs;
   for (;;) {
     const server = await tryListen(name);
     if (server) return { release: () => new Promise((resolve) => server.close(() => resolve())) };
     if (options.clock.monotonic() >= giveUpAt) {
-      throw new Fault("REFUSED", `Another process works in "${folder}"`, { details: { folder }, hint: "Stop the other master target of this state folder." });
+      throw new Fault("REFUSED", `Another process works in "${folder}"`, {
+        details: { folder },
+        hint: "Stop the other master target of this state folder.",
+      });
     }
     await options.clock.sleep(RETRY_MS);
   }
@@ -26,7 +32,9 @@ export async function lockFolder(folder: string, options: { readonly clock: Cloc
 function tryListen(name: string): Promise<Server | undefined> {
   return new Promise((resolve, reject) => {
     const server = createServer((socket) => socket.destroy());
-    server.once("error", (error: NodeJS.ErrnoException) => (error.code === "EADDRINUSE" ? resolve(undefined) : reject(error)));
+    server.once("error", (error: NodeJS.ErrnoException) =>
+      error.code === "EADDRINUSE" ? resolve(undefined) : reject(error),
+    );
     server.listen(name, () => resolve(server.unref()));
   });
 }

@@ -13,7 +13,10 @@ export interface ProgressBoard {
   patch(groupId: string, change: Partial<GroupProgress>): void;
   get(groupId: string): GroupProgress | undefined;
   /** The newest progress, as soon as its cursor differs from `cursor`, or after `waitMs`. Undefined when nothing is known by then. */
-  observe(groupId: string, options: { readonly cursor: string; readonly waitMs: number }): Promise<(GroupProgress & { readonly cursor: string }) | undefined>;
+  observe(
+    groupId: string,
+    options: { readonly cursor: string; readonly waitMs: number },
+  ): Promise<(GroupProgress & { readonly cursor: string }) | undefined>;
   drop(groupId: string): void;
 }
 
@@ -22,7 +25,10 @@ interface Entry {
   change: number;
 }
 
-export function createProgressBoard(options: { readonly boardId: string; readonly publish: (progress: GroupProgress) => void }): ProgressBoard {
+export function createProgressBoard(options: {
+  readonly boardId: string;
+  readonly publish: (progress: GroupProgress) => void;
+}): ProgressBoard {
   const entries = new Map<string, Entry>();
   const waiting = new Map<string, Set<() => void>>();
   let changes = 0;

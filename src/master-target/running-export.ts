@@ -84,7 +84,10 @@ export async function runExport(environment: ExportEnvironment): Promise<Running
   const openDisk = async (disk: ExportDisk): Promise<ServedDisk> => {
     const opened = await environment.store.openDisk(disk);
     const image = await openMember(opened, disk, { clock, log });
-    const overlay = record.mode === "read-only" ? undefined : openOverlay(image, { folder, name: disk.diskId, budget, bootId: environment.bootId });
+    const overlay =
+      record.mode === "read-only"
+        ? undefined
+        : openOverlay(image, { folder, name: disk.diskId, budget, bootId: environment.bootId });
     let capture: CaptureDevice | undefined;
     if (overlay && record.mode === "read-write") {
       const runs = [...overlay.presentRuns()].map(({ block, blocks }) => ({ start: block, count: blocks }));
@@ -93,7 +96,10 @@ export async function runExport(environment: ExportEnvironment): Promise<Running
     const device = capture ?? overlay ?? image;
     await mkdir(dirname(disk.socket), { recursive: true, mode: 0o700 });
     await rm(disk.socket, { force: true }); // Of a process that was killed; we hold the lock, so nobody listens on it.
-    const exports = { find: (name: string) => (name === disk.diskId || name === "" ? device : undefined), names: () => [disk.diskId] };
+    const exports = {
+      find: (name: string) => (name === disk.diskId || name === "" ? device : undefined),
+      names: () => [disk.diskId],
+    };
     const server = await serveNbd({ exports, listen: { path: disk.socket }, log });
     return { disk, opened, device, overlay, capture, server };
   };
@@ -138,12 +144,25 @@ export async function runExport(environment: ExportEnvironment): Promise<Running
 }
 
 /** The disk at the point; a disk that had no commit by then is all zeroes. */
-async function openMember(opened: OpenedDisk, disk: ExportDisk, deps: { readonly clock: Clock; readonly log: Log }): Promise<BlockDevice> {
+async function openMember(
+  opened: OpenedDisk,
+  disk: ExportDisk,
+  deps: { readonly clock: Clock; readonly log: Log },
+): Promise<BlockDevice> {
   const { branch, seq, commitHash } = disk.member;
   try {
-    const image = await openImage(opened.context, { branch, seq, commitHash, keyring: opened.keyring, storeId: opened.storeId });
+    const image = await openImage(opened.context, {
+      branch,
+      seq,
+      commitHash,
+      keyring: opened.keyring,
+      storeId: opened.storeId,
+    });
     if (image.sizeBytes === disk.sizeBytes) return patientDevice(imageDevice(image), deps);
-    throw new Fault("REFUSED", `Disk "${disk.diskId}" has ${image.sizeBytes} bytes at this point, and ${disk.sizeBytes} in its group's record`);
+    throw new Fault(
+      "REFUSED",
+      `Disk "${disk.diskId}" has ${image.sizeBytes} bytes at this point, and ${disk.sizeBytes} in its group's record`,
+    );
   } catch (error) {
     if (isFault(error, "NO_POINT") && commitHash === NO_COMMIT) return zeroDevice(disk.sizeBytes);
     throw error;
@@ -168,14 +187,20 @@ function zeroDevice(sizeBytes: number): BlockDevice {
   };
 }
 
-async function startCommitting(environment: ExportEnvironment, served: readonly ServedDisk[]): Promise<ExportCommitter> {
+async function startCommitting(
+  environment: ExportEnvironment,
+  served: readonly ServedDisk[],
+): Promise<ExportCommitter> {
   const { record, site, store, clock, log } = environment;
-  if (record.branch === undefined || record.groupEpoch === undefined) throw new RangeError("A read-write export has a branch");
+  if (record.branch === undefined || record.groupEpoch === undefined)
+    throw new RangeError("A read-write export has a branch");
   const buffers = containerBuffers();
   const uploads = slots(SEGMENT_PUTS_MAX);
   const holder = `${site}/export/${process.pid}`;
   const onTrouble = (fault: Fault): void => log.warn("The store refused or failed", { fault: fault.toJSON() });
-  const disks = new Map(served.map(({ disk, opened }) => [disk.diskId, moverDisk(opened, { buffers, uploads, holder, onTrouble })]));
+  const disks = new Map(
+    served.map(({ disk, opened }) => [disk.diskId, moverDisk(opened, { buffers, uploads, holder, onTrouble })]),
+  );
   const group = moverGroup(
     { groupId: record.groupId, sourceSite: site },
     {

@@ -52,7 +52,10 @@ export function superviseChild(spec: ChildSpec): SupervisedChild {
 
   const once = async (): Promise<void> => {
     const startedAt = performance.now();
-    const child = fork(spec.script, [], { execArgv: [...(spec.nodeFlags ?? [])], stdio: ["ignore", "inherit", "inherit", "ipc"] });
+    const child = fork(spec.script, [], {
+      execArgv: [...(spec.nodeFlags ?? [])],
+      stdio: ["ignore", "inherit", "inherit", "ipc"],
+    });
     process_ = child;
     const exited = new Promise<string>((resolve) => {
       child.once("exit", (code, signal) => resolve(signal ?? `exit code ${code}`));
@@ -60,13 +63,23 @@ export function superviseChild(spec: ChildSpec): SupervisedChild {
     });
     const opened = openChildChannel(child, { handlers: spec.handlers, log });
     try {
-      await Promise.race([spec.setUp(opened), exited.then((how) => Promise.reject(new Fault("PROCESS_DIED", `The ${spec.name} process ended at its start: ${how}`)))]);
+      await Promise.race([
+        spec.setUp(opened),
+        exited.then((how) =>
+          Promise.reject(new Fault("PROCESS_DIED", `The ${spec.name} process ended at its start: ${how}`)),
+        ),
+      ]);
       channel = opened;
       fault = undefined;
       for (const waiter of waiters.splice(0)) waiter();
       log.info("Child is ready", { pid: child.pid });
     } catch (error) {
-      fault = error instanceof Fault ? error : new Fault("PROCESS_DIED", `The ${spec.name} process could not be set up: ${String(error)}`, { cause: error });
+      fault =
+        error instanceof Fault
+          ? error
+          : new Fault("PROCESS_DIED", `The ${spec.name} process could not be set up: ${String(error)}`, {
+              cause: error,
+            });
       log.error("Child could not be set up", { fault: fault.toJSON() });
       if (child.connected) child.disconnect();
       child.kill("SIGKILL");

@@ -13,7 +13,8 @@ const SIZE = 61 * BLOCK_SIZE + 1536;
 /** Every 8 bytes of the image say where they are. */
 function pattern(offset: number, length: number, salt: number): Uint8Array {
   const bytes = new Uint8Array(length);
-  for (let index = 0; index < length; index++) bytes[index] = ((offset + index) * 31 + ((offset + index) >>> 8) * 7 + salt * 101 + 1) & 0xff;
+  for (let index = 0; index < length; index++)
+    bytes[index] = ((offset + index) * 31 + ((offset + index) >>> 8) * 7 + salt * 101 + 1) & 0xff;
   return bytes;
 }
 
@@ -72,7 +73,10 @@ test("An overlay equals a flat array under random writes, zeroes and restarts, w
         const offset = Math.floor(random() * SIZE);
         const whole = random() < 0.4;
         const start = whole ? Math.floor(offset / BLOCK_SIZE) * BLOCK_SIZE : offset;
-        const length = Math.min(SIZE - start, whole ? BLOCK_SIZE * (1 + Math.floor(random() * 8)) : 1 + Math.floor(random() * 20_000));
+        const length = Math.min(
+          SIZE - start,
+          whole ? BLOCK_SIZE * (1 + Math.floor(random() * 8)) : 1 + Math.floor(random() * 20_000),
+        );
         const kind = random();
         if (kind < 0.55) {
           const data = pattern(start, length, seed * 1000 + step);
@@ -93,7 +97,10 @@ test("An overlay equals a flat array under random writes, zeroes and restarts, w
       }
       assert.deepEqual(await contentOf(overlay), expected, `seed ${seed}`);
       const covered = (await overlay.status?.(0, SIZE)) ?? [];
-      assert.equal(covered.reduce((sum, run) => sum + run.length, 0), SIZE);
+      assert.equal(
+        covered.reduce((sum, run) => sum + run.length, 0),
+        SIZE,
+      );
       await overlay.close();
     });
   }
@@ -140,7 +147,10 @@ test("A full overlay refuses with OVERLAY_FULL, and rewriting what it holds stil
     const below = imageBelow(() => 1);
     const overlay = openOverlay(below, { ...options, budget: overlayBudget(8 * BLOCK_SIZE) });
     await overlay.write(pattern(0, 8 * BLOCK_SIZE, 1), 0);
-    await assert.rejects(async () => overlay.write(pattern(0, BLOCK_SIZE, 2), 20 * BLOCK_SIZE), (error) => isFault(error, "OVERLAY_FULL"));
+    await assert.rejects(
+      async () => overlay.write(pattern(0, BLOCK_SIZE, 2), 20 * BLOCK_SIZE),
+      (error) => isFault(error, "OVERLAY_FULL"),
+    );
     await overlay.write(pattern(0, 8 * BLOCK_SIZE, 3), 0);
     await overlay.zero(30 * BLOCK_SIZE, 10 * BLOCK_SIZE); // Zeroes need no space.
     const seen = new Uint8Array(8 * BLOCK_SIZE);

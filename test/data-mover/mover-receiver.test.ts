@@ -26,7 +26,8 @@ import { startVersitygw } from "../support/versitygw.ts";
 import { openSourceStream, ScriptedSource, type Cut, type SourceStream } from "./mover-source.ts";
 
 const GROUP = "web-tier";
-const diskKeys = (diskId: string): Uint8Array => new Uint8Array(32).fill(diskId.length + diskId.charCodeAt(diskId.length - 1));
+const diskKeys = (diskId: string): Uint8Array =>
+  new Uint8Array(32).fill(diskId.length + diskId.charCodeAt(diskId.length - 1));
 
 interface World {
   readonly source: ScriptedSource;
@@ -37,21 +38,53 @@ interface World {
   restartReceiver(): Promise<void>;
 }
 
-async function world(t: TestContext, objects: ObjectStore, options: { readonly diskBlocks: readonly number[]; readonly seed: number; readonly patienceMs?: number }): Promise<World> {
-  const context: StoreContext = { store: objects, root: "site", clock: systemClock, random: systemRandom, retry: { attempts: 4, firstMs: 20, mostMs: 200 } };
+async function world(
+  t: TestContext,
+  objects: ObjectStore,
+  options: { readonly diskBlocks: readonly number[]; readonly seed: number; readonly patienceMs?: number },
+): Promise<World> {
+  const context: StoreContext = {
+    store: objects,
+    root: "site",
+    clock: systemClock,
+    random: systemRandom,
+    retry: { attempts: 4, firstMs: 20, mostMs: 200 },
+  };
   await ensureStoreRecord(context);
   const source = new ScriptedSource(options.diskBlocks, options.seed);
   const open = (): MoverStore => openMoverStore(context, { keys: diskKeys });
   const store = open();
-  const shapes = source.disks.map((disk) => ({ diskId: disk.diskId, sizeBytes: disk.content.length, sectorBytes: 512 }));
+  const shapes = source.disks.map((disk) => ({
+    diskId: disk.diskId,
+    sizeBytes: disk.content.length,
+    sectorBytes: 512,
+  }));
   for (const shape of shapes) await store.openDisk(shape, { create: true });
-  const group = await store.group(GROUP, shapes.map(({ diskId }) => diskId));
-  await claimGroupEpoch(group, { operation: "prepare", activeSite: "primary", disks: shapes.map(({ diskId }) => diskId), holder: "test", branch: "root" });
-  for (const { diskId } of shapes) await createDisk(group.disk(diskId), { operation: "prepare", groupEpoch: 1, activeSite: "primary", holder: "test" });
+  const group = await store.group(
+    GROUP,
+    shapes.map(({ diskId }) => diskId),
+  );
+  await claimGroupEpoch(group, {
+    operation: "prepare",
+    activeSite: "primary",
+    disks: shapes.map(({ diskId }) => diskId),
+    holder: "test",
+    branch: "root",
+  });
+  for (const { diskId } of shapes)
+    await createDisk(group.disk(diskId), {
+      operation: "prepare",
+      groupEpoch: 1,
+      activeSite: "primary",
+      holder: "test",
+    });
 
   const ca = await createTestAuthority();
   const targetLink = await ca.link("secondary", "master-target", "mt");
-  const links = { primary: await ca.link("primary", "process-server", "ps"), other: await ca.link("other", "process-server", "ps") };
+  const links = {
+    primary: await ca.link("primary", "process-server", "ps"),
+    other: await ca.link("other", "process-server", "ps"),
+  };
   const progress: GroupProgress[] = [];
   const start = async (): Promise<Receiver> => {
     const started = await startReceiver({
@@ -73,7 +106,12 @@ async function world(t: TestContext, objects: ObjectStore, options: { readonly d
     receiver: await start(),
     progress,
     async connect({ lanes = 2, site = "primary" } = {}) {
-      const stream = await openSourceStream(site === "primary" ? links.primary : links.other, made.receiver.address, source, { groupId: GROUP, lanes, site: "primary" });
+      const stream = await openSourceStream(
+        site === "primary" ? links.primary : links.other,
+        made.receiver.address,
+        source,
+        { groupId: GROUP, lanes, site: "primary" },
+      );
       streams.push(stream);
       return stream;
     },
@@ -90,7 +128,10 @@ async function world(t: TestContext, objects: ObjectStore, options: { readonly d
 }
 
 function groupOf(made: World): Promise<GroupContext> {
-  return made.store.group(GROUP, made.source.disks.map(({ diskId }) => diskId));
+  return made.store.group(
+    GROUP,
+    made.source.disks.map(({ diskId }) => diskId),
+  );
 }
 
 /** Every point in the store equals what the source held at its cut, block by block. */
@@ -105,8 +146,17 @@ async function comparePoints(made: World, least: number): Promise<number[]> {
   return points.map((point) => point.barrier);
 }
 
-async function compareDisk(made: World, member: { diskId: string; branch: string; seq: number; commitHash: string }, expected: Uint8Array, barrier: number): Promise<void> {
-  const { keyring, context, storeId } = await made.store.openDisk({ diskId: member.diskId, sizeBytes: expected.length, sectorBytes: 512 });
+async function compareDisk(
+  made: World,
+  member: { diskId: string; branch: string; seq: number; commitHash: string },
+  expected: Uint8Array,
+  barrier: number,
+): Promise<void> {
+  const { keyring, context, storeId } = await made.store.openDisk({
+    diskId: member.diskId,
+    sizeBytes: expected.length,
+    sectorBytes: 512,
+  });
   const image = await openImage(context, { ...member, keyring, storeId });
   assert.equal(image.sizeBytes, expected.length);
   const seen = new Uint8Array(expected.length);
@@ -118,7 +168,8 @@ async function compareDisk(made: World, member: { diskId: string; branch: string
 }
 
 async function seed(stream: SourceStream, source: ScriptedSource): Promise<void> {
-  while (source.disks.some((disk) => disk.unsynced.size > 0)) await stream.ship(source.cut({ sweepBlocks: 400, writes: 30 }));
+  while (source.disks.some((disk) => disk.unsynced.size > 0))
+    await stream.ship(source.cut({ sweepBlocks: 400, writes: 30 }));
 }
 
 async function comesTrue(what: string, holds: () => boolean): Promise<void> {
@@ -133,12 +184,16 @@ test("Every point of a random history over two disks and three connections equal
   const stream = await made.connect();
   await seed(stream, made.source);
   const results = [];
-  for (let cycle = 0; cycle < 15; cycle++) results.push(await stream.ship(made.source.cut({ writes: cycle % 4 === 3 ? 0 : 12 })));
+  for (let cycle = 0; cycle < 15; cycle++)
+    results.push(await stream.ship(made.source.cut({ writes: cycle % 4 === 3 ? 0 : 12 })));
   assert.ok(results.every((result) => result.barrier));
   const barriers = await comparePoints(made, 10);
   // A cut that found nothing changed writes nothing: the barrier before stands for it.
   assert.ok(!barriers.includes(made.source.cycle) || results.at(-1)!.committed.length > 0);
-  await comesTrue("the progress shows the newest barrier", () => made.progress.at(-1)?.barrier === barriers[0] && made.progress.at(-1)?.state === "live");
+  await comesTrue(
+    "the progress shows the newest barrier",
+    () => made.progress.at(-1)?.barrier === barriers[0] && made.progress.at(-1)?.state === "live",
+  );
   assert.equal(made.progress[0]?.state, "seeding");
 });
 
@@ -151,12 +206,23 @@ test("A point is restored to raw files, which carry their names only when whole"
   const folder = await mkdtemp(join(tmpdir(), "leeward-restore-"));
   t.after(() => rm(folder, { recursive: true }));
   const seen: number[] = [];
-  const restored = await restorePoint({ store: made.store, point: point!, folder, onProgress: ({ doneBytes }) => seen.push(doneBytes) });
+  const restored = await restorePoint({
+    store: made.store,
+    point: point!,
+    folder,
+    onProgress: ({ doneBytes }) => seen.push(doneBytes),
+  });
   for (const disk of restored) {
-    assert.equal(Buffer.compare(await readFile(disk.path), made.source.states.get(point!.barrier)!.get(disk.diskId)!), 0, disk.diskId);
+    assert.equal(
+      Buffer.compare(await readFile(disk.path), made.source.states.get(point!.barrier)!.get(disk.diskId)!),
+      0,
+      disk.diskId,
+    );
   }
   assert.ok(seen.includes(5000 * BLOCK_SIZE));
-  await assert.rejects(restorePoint({ store: made.store, point: point!, folder }), (error) => isFault(error, "REFUSED"));
+  await assert.rejects(restorePoint({ store: made.store, point: point!, folder }), (error) =>
+    isFault(error, "REFUSED"),
+  );
   assert.deepEqual((await readdir(folder)).sort(), ["disk-0.raw", "disk-1.raw"]);
 });
 
@@ -178,7 +244,10 @@ test("The first clean cut of an idle machine is a point, and the next ones cost 
 test("A cycle larger than a container goes through segments on a real S3 server", async (t) => {
   const server = await startVersitygw();
   t.after(() => server.stop());
-  const objects = s3ObjectStore({ ...server, bucket: "leeward", region: "us-east-1" }, { clock: systemClock, random: systemRandom });
+  const objects = s3ObjectStore(
+    { ...server, bucket: "leeward", region: "us-east-1" },
+    { clock: systemClock, random: systemRandom },
+  );
   t.after(() => objects.close());
   await objects.ensureBucket();
   const made = await world(t, objects, { diskBlocks: [40_000, 3_000], seed: 7 });
@@ -253,14 +322,22 @@ test("A fence while cycles stream in ends the source with FENCED, and the newest
   const ended = assert.rejects(streaming, (error) => isFault(error, "FENCED"));
   await comesTrue("some cycles are in", () => acknowledged.length > 4);
   const group = await groupOf(made);
-  const fenced = await fenceGroup(group, { operation: "failover-1", activeSite: "secondary", disks: ["disk-0", "disk-1"], holder: "test" });
+  const fenced = await fenceGroup(group, {
+    operation: "failover-1",
+    activeSite: "secondary",
+    disks: ["disk-0", "disk-1"],
+    holder: "test",
+  });
   await ended;
   assert.equal(fenced.groupEpoch, 2);
   assert.ok(fenced.newestPoint!.barrier >= acknowledged.at(-1)!, "the point has every acknowledged cut");
   await comparePoints(made, acknowledged.length);
   await comesTrue("the progress says fenced", () => made.progress.at(-1)?.state === "fenced");
   // The primary that comes back is refused, and told why.
-  await assert.rejects(made.connect(), (error) => isFault(error, "FENCED") && /belongs to site "secondary"/.test(error.message));
+  await assert.rejects(
+    made.connect(),
+    (error) => isFault(error, "FENCED") && /belongs to site "secondary"/.test(error.message),
+  );
 });
 
 test("A store that is down is answered with STORE_UNAVAILABLE, and the cycle is committed once it is back", async (t) => {
@@ -291,7 +368,10 @@ test("A store that is down is answered with STORE_UNAVAILABLE, and the cycle is 
   down = true;
   const cut = made.source.cut({ writes: 10 });
   await stream.send(cut);
-  await assert.rejects(stream.commit(cut), (error) => isFault(error, "STORE_UNAVAILABLE") || isFault(error, "STORE_AMBIGUOUS"));
+  await assert.rejects(
+    stream.commit(cut),
+    (error) => isFault(error, "STORE_UNAVAILABLE") || isFault(error, "STORE_AMBIGUOUS"),
+  );
   await comesTrue("the progress names the fault", () => made.progress.at(-1)?.fault !== undefined);
   down = false;
   assert.equal((await stream.commit(cut)).barrierNumber, cut.cycle, "without sending the frames again");

@@ -5,7 +5,18 @@
  */
 import { hash } from "node:crypto";
 import binding from "zstd-napi/binding.js";
-import { CODEC_RAW, CODEC_ZERO, CODEC_ZSTD, DIGEST_BYTES, frameRecordBytes, KIND_DELTA, KIND_SWEEP, PIECE_BYTES, writeFrameHeader, type FrameKind } from "#model/frame-record.ts";
+import {
+  CODEC_RAW,
+  CODEC_ZERO,
+  CODEC_ZSTD,
+  DIGEST_BYTES,
+  frameRecordBytes,
+  KIND_DELTA,
+  KIND_SWEEP,
+  PIECE_BYTES,
+  writeFrameHeader,
+  type FrameKind,
+} from "#model/frame-record.ts";
 import type { JsonObject } from "#model/json.ts";
 import { BLOCK_SIZE } from "#model/units.ts";
 import type { Address, Link, Peer } from "#ports/link.ts";
@@ -62,7 +73,9 @@ export class ScriptedSource {
       dirty: new Set(),
       unsynced: new Set(Array.from({ length: blocks }, (_, block) => block)),
     }));
-    for (const disk of this.disks) for (let block = 0; block < disk.content.length / BLOCK_SIZE; block++) if (this.random() < 0.8) this.fill(disk, block);
+    for (const disk of this.disks)
+      for (let block = 0; block < disk.content.length / BLOCK_SIZE; block++)
+        if (this.random() < 0.8) this.fill(disk, block);
   }
 
   private fill(disk: SourceDisk, block: number): void {
@@ -110,10 +123,19 @@ export class ScriptedSource {
     });
     this.write(options.writes ?? 0);
     const cut = disks.map(({ disk, records }) => {
-      const delta = this.recordsOf(disk, [...disk.dirty].sort((a, b) => a - b), KIND_DELTA);
+      const delta = this.recordsOf(
+        disk,
+        [...disk.dirty].sort((a, b) => a - b),
+        KIND_DELTA,
+      );
       disk.dirty.clear();
       const mixed = this.random() < 0.5 ? [...delta, ...records] : [...records, ...delta];
-      return { diskId: disk.diskId, payloads: payloadsOf(mixed, this.random), records: mixed.length, remaining: disk.unsynced.size * BLOCK_SIZE };
+      return {
+        diskId: disk.diskId,
+        payloads: payloadsOf(mixed, this.random),
+        records: mixed.length,
+        remaining: disk.unsynced.size * BLOCK_SIZE,
+      };
     });
     this.states.set(this.cycle, new Map(this.disks.map((disk) => [disk.diskId, disk.content.slice()])));
     return { cycle: this.cycle, cutAtMs: this.clockMs, point: wasSynced, disks: cut };
@@ -121,7 +143,7 @@ export class ScriptedSource {
 
   private recordsOf(disk: SourceDisk, blocks: readonly number[], kind: FrameKind): Uint8Array[] {
     const records: Uint8Array[] = [];
-    for (let at = 0; at < blocks.length; ) {
+    for (let at = 0; at < blocks.length;) {
       const limit = 1 + Math.floor(this.random() * 64);
       let count = 1;
       while (at + count < blocks.length && count < limit && blocks[at + count] === blocks[at]! + count) count++;
@@ -162,7 +184,7 @@ function compressed(plain: Uint8Array): Uint8Array {
 
 function payloadsOf(records: readonly Uint8Array[], random: () => number): Uint8Array[] {
   const payloads: Uint8Array[] = [];
-  for (let at = 0; at < records.length; ) {
+  for (let at = 0; at < records.length;) {
     const part: Uint8Array[] = [];
     let bytes = 0;
     const limit = Math.floor(random() * (1 << 20));
@@ -227,7 +249,12 @@ export async function openSourceStream(
         consistent: true,
         point: cut.point,
         syncTotalBytes: source.disks.reduce((sum, disk) => sum + disk.content.length, 0),
-        disks: cut.disks.map((disk) => ({ diskId: disk.diskId, records: disk.records, syncRemainingBytes: disk.remaining, tracker: { bootId: "boot-1", generation: "3" } })),
+        disks: cut.disks.map((disk) => ({
+          diskId: disk.diskId,
+          records: disk.records,
+          syncRemainingBytes: disk.remaining,
+          tracker: { bootId: "boot-1", generation: "3" },
+        })),
         stats: { backlogBytes: 0, writtenBytes: 0 },
       };
       return (await session.call("cycle.commit", params, { timeoutMs })) as unknown as CycleCommitted;

@@ -8,11 +8,16 @@ import { openSourceStream, ScriptedSource, type Cut, type SourceStream } from ".
 import { GROUP, run, targetSite, until, type TargetSite } from "./target-site.ts";
 
 function connect(site: TargetSite, source: ScriptedSource): Promise<SourceStream> {
-  return openSourceStream(site.sourceLink, site.config.moverListen, source, { groupId: GROUP, lanes: 2, site: "primary" });
+  return openSourceStream(site.sourceLink, site.config.moverListen, source, {
+    groupId: GROUP,
+    lanes: 2,
+    site: "primary",
+  });
 }
 
 async function seed(stream: SourceStream, source: ScriptedSource): Promise<void> {
-  while (source.disks.some((disk) => disk.unsynced.size > 0)) await stream.ship(source.cut({ sweepBlocks: 500, writes: 20 }));
+  while (source.disks.some((disk) => disk.unsynced.size > 0))
+    await stream.ship(source.cut({ sweepBlocks: 500, writes: 20 }));
   await stream.ship(source.cut({ writes: 5 }));
 }
 
@@ -25,7 +30,8 @@ async function nbdContent(site: TargetSite, url: string, name: string): Promise<
 function firstDifference(seen: Uint8Array, expected: Uint8Array): number {
   if (seen.length !== expected.length) return -1;
   for (let at = 0; at < seen.length; at += BLOCK_SIZE) {
-    if (Buffer.compare(seen.subarray(at, at + BLOCK_SIZE), expected.subarray(at, at + BLOCK_SIZE)) !== 0) return at / BLOCK_SIZE;
+    if (Buffer.compare(seen.subarray(at, at + BLOCK_SIZE), expected.subarray(at, at + BLOCK_SIZE)) !== 0)
+      return at / BLOCK_SIZE;
   }
   return Number.NaN;
 }
@@ -51,12 +57,29 @@ test("A group is prepared once however often it is asked, its keys outside the b
     for (const key of Object.values(disks)) assert.ok(!text.includes(key), `${name} has no disk key`);
   }
   await assert.rejects(
-    site.target.masterTarget.prepareGroup({ groupId: "other", operationId: "protect-2", groupName: "Other", sourceSite: "primary", disks: [{ diskId: "disk-0", machine: "m", sizeBytes: 1 << 20, sectorBytes: 512 }], record: "{}" }),
+    site.target.masterTarget.prepareGroup({
+      groupId: "other",
+      operationId: "protect-2",
+      groupName: "Other",
+      sourceSite: "primary",
+      disks: [{ diskId: "disk-0", machine: "m", sizeBytes: 1 << 20, sectorBytes: 512 }],
+      record: "{}",
+    }),
     (error) => isFault(error, "DISK_ALREADY_PROTECTED"),
   );
+  const mover = await until("the mover runs", () => site.target.moverPid());
+  for (const what of ["environ", "cmdline"]) {
+    const seen = await readFile(`/proc/${mover}/${what}`, "latin1");
+    for (const secret of [site.server.secretKey, ...Object.values(disks)]) {
+      assert.ok(!seen.includes(secret), `no secret in the mover's ${what}`);
+    }
+  }
   const waiting = await site.target.masterTarget.observeGroup({ groupId: GROUP, cursor: "", waitMs: 0 });
   assert.deepEqual([waiting.state, waiting.connected], ["waiting", false]);
-  await assert.rejects(site.target.masterTarget.openExport({ groupId: GROUP, operationId: "x", point: "latest", mode: "read-only" }), (error) => isFault(error, "NO_POINT"));
+  await assert.rejects(
+    site.target.masterTarget.openExport({ groupId: GROUP, operationId: "x", point: "latest", mode: "read-only" }),
+    (error) => isFault(error, "NO_POINT"),
+  );
 });
 
 test("kill -9 of the mover in the middle of cycles: the source comes back, and every acknowledged point is whole over NBD", async (t) => {
@@ -89,12 +112,25 @@ test("kill -9 of the mover in the middle of cycles: the source comes back, and e
   }
   stream.close();
   const points = await site.target.masterTarget.listPoints({ groupId: GROUP });
-  for (const cycle of acknowledged) assert.ok(points.some((point) => point.barrier === cycle), `acknowledged cut ${cycle} is a point`);
+  for (const cycle of acknowledged)
+    assert.ok(
+      points.some((point) => point.barrier === cycle),
+      `acknowledged cut ${cycle} is a point`,
+    );
   for (const point of [points[0]!, points.at(-1)!]) {
-    const status = await site.target.masterTarget.openExport({ groupId: GROUP, operationId: `look-${point.barrier}`, point: point.id, mode: "read-only" });
+    const status = await site.target.masterTarget.openExport({
+      groupId: GROUP,
+      operationId: `look-${point.barrier}`,
+      point: point.id,
+      mode: "read-only",
+    });
     for (const disk of status.disks) {
       const expected = source.states.get(point.barrier)!.get(disk.diskId)!;
-      assertSame(await nbdContent(site, disk.url, `${point.barrier}-${disk.diskId}`), expected, `point ${point.barrier}, ${disk.diskId}`);
+      assertSame(
+        await nbdContent(site, disk.url, `${point.barrier}-${disk.diskId}`),
+        expected,
+        `point ${point.barrier}, ${disk.diskId}`,
+      );
     }
     await site.target.masterTarget.closeExport({ operationId: `look-${point.barrier}`, discard: true });
   }
@@ -108,18 +144,42 @@ test("A throw-away export can be written, forgets it on close, and never touches
   const stream = await connect(site, source);
   await seed(stream, source);
   const { masterTarget } = site.target;
-  const status = await masterTarget.openExport({ groupId: GROUP, operationId: "test-1", point: "latest", mode: "throw-away" });
+  const status = await masterTarget.openExport({
+    groupId: GROUP,
+    operationId: "test-1",
+    point: "latest",
+    mode: "throw-away",
+  });
   const [disk] = status.disks;
   await run("qemu-io", ["-f", "raw", "-c", "write -P 0xab 8k 64k", "-c", "flush", disk!.url]);
   await run("qemu-io", ["-f", "raw", "-c", "read -P 0xab 8k 64k", disk!.url]);
   await stream.ship(source.cut({ writes: 10 })); // Replication goes on beside it.
   await masterTarget.closeExport({ operationId: "test-1", discard: true });
   await masterTarget.closeExport({ operationId: "test-1", discard: true });
-  await assert.rejects(masterTarget.openExport({ groupId: GROUP, operationId: "test-1", point: "latest", mode: "throw-away" }), (error) => isFault(error, "REFUSED"));
-  assert.deepEqual(await readdir(join(site.config.stateDir, "exports")).then((names) => names.filter((name) => !name.endsWith(".json"))), []);
-  const again = await masterTarget.openExport({ groupId: GROUP, operationId: "look", point: status.pointId, mode: "read-only" });
-  const barrier = (await masterTarget.listPoints({ groupId: GROUP })).find((point) => point.id === status.pointId)!.barrier;
-  assertSame(await nbdContent(site, again.disks[0]!.url, "after"), source.states.get(barrier)!.get("disk-0")!, "the point");
+  await assert.rejects(
+    masterTarget.openExport({ groupId: GROUP, operationId: "test-1", point: "latest", mode: "throw-away" }),
+    (error) => isFault(error, "REFUSED"),
+  );
+  assert.deepEqual(
+    await readdir(join(site.config.stateDir, "exports")).then((names) =>
+      names.filter((name) => !name.endsWith(".json")),
+    ),
+    [],
+  );
+  const again = await masterTarget.openExport({
+    groupId: GROUP,
+    operationId: "look",
+    point: status.pointId,
+    mode: "read-only",
+  });
+  const barrier = (await masterTarget.listPoints({ groupId: GROUP })).find(
+    (point) => point.id === status.pointId,
+  )!.barrier;
+  assertSame(
+    await nbdContent(site, again.disks[0]!.url, "after"),
+    source.states.get(barrier)!.get("disk-0")!,
+    "the point",
+  );
   await masterTarget.closeExport({ operationId: "look", discard: true });
 });
 
@@ -129,7 +189,15 @@ test("Failover: fenced, the point exported read-write, and what is written there
   await site.prepare(source);
   const stream = await connect(site, source);
   await seed(stream, source);
-  await assert.rejects(site.target.masterTarget.openExport({ groupId: GROUP, operationId: "too-early", point: "latest", mode: "read-write" }), (error) => isFault(error, "REFUSED"));
+  await assert.rejects(
+    site.target.masterTarget.openExport({
+      groupId: GROUP,
+      operationId: "too-early",
+      point: "latest",
+      mode: "read-write",
+    }),
+    (error) => isFault(error, "REFUSED"),
+  );
 
   const streaming = (async () => {
     for (;;) await stream.ship(source.cut({ writes: 8 }));
@@ -140,12 +208,32 @@ test("Failover: fenced, the point exported read-write, and what is written there
   const fenced = await masterTarget.fence({ groupId: GROUP, operationId: "failover-1", activeSite: "secondary" });
   await refused;
   assert.equal((await stream.session.closed)?.code ?? "FENCED", "FENCED");
-  assert.deepEqual(await masterTarget.fence({ groupId: GROUP, operationId: "failover-1", activeSite: "secondary" }), fenced);
+  assert.deepEqual(
+    await masterTarget.fence({ groupId: GROUP, operationId: "failover-1", activeSite: "secondary" }),
+    fenced,
+  );
   await assert.rejects(connect(site, source), (error) => isFault(error, "FENCED"));
 
-  const status = await masterTarget.openExport({ groupId: GROUP, operationId: "failover-1", point: fenced.newestPoint!.id, mode: "read-write" });
-  assert.deepEqual((await masterTarget.openExport({ groupId: GROUP, operationId: "failover-1", point: fenced.newestPoint!.id, mode: "read-write" })).disks, status.disks);
-  const expected = new Map([...source.states.get(fenced.newestPoint!.barrier)!].map(([diskId, content]) => [diskId, content.slice()]));
+  const status = await masterTarget.openExport({
+    groupId: GROUP,
+    operationId: "failover-1",
+    point: fenced.newestPoint!.id,
+    mode: "read-write",
+  });
+  assert.deepEqual(
+    (
+      await masterTarget.openExport({
+        groupId: GROUP,
+        operationId: "failover-1",
+        point: fenced.newestPoint!.id,
+        mode: "read-write",
+      })
+    ).disks,
+    status.disks,
+  );
+  const expected = new Map(
+    [...source.states.get(fenced.newestPoint!.barrier)!].map(([diskId, content]) => [diskId, content.slice()]),
+  );
 
   // A client that reconnects, as QEMU does with reconnect-delay, writes through three kills of the export.
   const write = async (diskId: string, offset: number, length: number, pattern: number): Promise<void> => {
@@ -167,7 +255,9 @@ test("Failover: fenced, the point exported read-write, and what is written there
     if (round % 4 === 2) process.kill(site.target.exportPids().get("failover-1")!, "SIGKILL");
   }
   for (const disk of status.disks) {
-    const content = await until("the export answers", () => nbdContent(site, disk.url, `live-${disk.diskId}`).catch(() => undefined));
+    const content = await until("the export answers", () =>
+      nbdContent(site, disk.url, `live-${disk.diskId}`).catch(() => undefined),
+    );
     assertSame(content, expected.get(disk.diskId)!, `${disk.diskId} over NBD after three kills`);
   }
 
@@ -182,7 +272,17 @@ test("Failover: fenced, the point exported read-write, and what is written there
   // Everything that was written is in the store, without the overlay.
   const [newest] = await site.target.masterTarget.listPoints({ groupId: GROUP, limit: 1 });
   assert.ok(newest!.members.every((member) => member.branch === status.branch));
-  const look = await site.target.masterTarget.openExport({ groupId: GROUP, operationId: "look", point: newest!.id, mode: "read-only" });
-  for (const disk of look.disks) assertSame(await nbdContent(site, disk.url, `branch-${disk.diskId}`), expected.get(disk.diskId)!, `${disk.diskId} from its branch`);
+  const look = await site.target.masterTarget.openExport({
+    groupId: GROUP,
+    operationId: "look",
+    point: newest!.id,
+    mode: "read-only",
+  });
+  for (const disk of look.disks)
+    assertSame(
+      await nbdContent(site, disk.url, `branch-${disk.diskId}`),
+      expected.get(disk.diskId)!,
+      `${disk.diskId} from its branch`,
+    );
   await site.target.masterTarget.closeExport({ operationId: "look", discard: true });
 });

@@ -25,7 +25,11 @@ function reconnectingClient(site: TargetSite, socket: string, name: string) {
       const from = output.length;
       child.stdin.write(`${command}\n`);
       asked++;
-      const answer = await until(`an answer to "${command}": ${output.slice(-300)}`, () => (/(wrote|read) \d+\/\d+ bytes|failed|error/i.exec(output.slice(from)) ? output.slice(from) : undefined), 90);
+      const answer = await until(
+        `an answer to "${command}": ${output.slice(-300)}`,
+        () => (/(wrote|read) \d+\/\d+ bytes|failed|error/i.exec(output.slice(from)) ? output.slice(from) : undefined),
+        90,
+      );
       assert.ok(!/failed|error/i.test(answer), `command ${asked}, "${command}": ${answer}`);
     },
     async flush(): Promise<void> {
@@ -40,13 +44,22 @@ test("A machine writes on through kill -9 of its export's process: one session, 
   const site = await targetSite(t);
   const source = new ScriptedSource([1500], 51);
   await site.prepare(source);
-  const stream = await openSourceStream(site.sourceLink, site.config.moverListen, source, { groupId: GROUP, lanes: 1, site: "primary" });
+  const stream = await openSourceStream(site.sourceLink, site.config.moverListen, source, {
+    groupId: GROUP,
+    lanes: 1,
+    site: "primary",
+  });
   while (source.disks[0]!.unsynced.size > 0) await stream.ship(source.cut({ sweepBlocks: 2000 }));
   await stream.ship(source.cut({ writes: 10 }));
   stream.close();
   const { masterTarget } = site.target;
   await masterTarget.fence({ groupId: GROUP, operationId: "failover-1", activeSite: "secondary" });
-  const status = await masterTarget.openExport({ groupId: GROUP, operationId: "failover-1", point: "latest", mode: "read-write" });
+  const status = await masterTarget.openExport({
+    groupId: GROUP,
+    operationId: "failover-1",
+    point: "latest",
+    mode: "read-write",
+  });
   const { url, sizeBytes } = status.disks[0]!;
   const client = reconnectingClient(site, new URL(url).searchParams.get("socket")!, "disk-0");
   const written = new Map<number, number>();
@@ -64,18 +77,29 @@ test("kill -9 of the master target takes its children along, and the next one go
   const site = await targetSite(t);
   const source = new ScriptedSource([1200], 52);
   await site.prepare(source);
-  let stream = await openSourceStream(site.sourceLink, site.config.moverListen, source, { groupId: GROUP, lanes: 0, site: "primary" });
+  let stream = await openSourceStream(site.sourceLink, site.config.moverListen, source, {
+    groupId: GROUP,
+    lanes: 0,
+    site: "primary",
+  });
   while (source.disks[0]!.unsynced.size > 0) await stream.ship(source.cut({ sweepBlocks: 2000 }));
   await stream.ship(source.cut({ writes: 10 }));
   stream.close();
-  const status = await site.target.masterTarget.openExport({ groupId: GROUP, operationId: "test-1", point: "latest", mode: "throw-away" });
+  const status = await site.target.masterTarget.openExport({
+    groupId: GROUP,
+    operationId: "test-1",
+    point: "latest",
+    mode: "throw-away",
+  });
   const socket = new URL(status.disks[0]!.url).searchParams.get("socket")!;
   await site.target.close(); // From here on it runs as a process of its own.
 
   const configFile = join(site.folder, "config.json");
   await writeFile(configFile, JSON.stringify(site.config));
   const start = (): ChildProcess => {
-    const child = spawn(process.execPath, [PROGRAM, "master-target", "--config", configFile], { stdio: ["ignore", "ignore", "pipe"] });
+    const child = spawn(process.execPath, [PROGRAM, "master-target", "--config", configFile], {
+      stdio: ["ignore", "ignore", "pipe"],
+    });
     child.stderr?.resume();
     site.defer(async () => {
       if (child.exitCode !== null || child.signalCode !== null) return;
@@ -85,7 +109,11 @@ test("kill -9 of the master target takes its children along, and the next one go
     return child;
   };
   const first = start();
-  const client = reconnectingClient(site, await until("the export is served", async () => ((await served(socket)) ? socket : undefined), 60), "disk-0");
+  const client = reconnectingClient(
+    site,
+    await until("the export is served", async () => ((await served(socket)) ? socket : undefined), 60),
+    "disk-0",
+  );
   await client.ask("write -P 77 64k 4096");
   const children = await childrenOf(first.pid!);
   assert.equal(children.length, 2, "a mover and an export");
@@ -95,7 +123,16 @@ test("kill -9 of the master target takes its children along, and the next one go
   await client.ask("read -P 77 64k 4096");
   await client.ask("write -P 78 128k 4096");
   client.close();
-  stream = await until("the mover listens again", () => openSourceStream(site.sourceLink, site.config.moverListen, source, { groupId: GROUP, lanes: 0, site: "primary" }).catch(() => undefined), 60);
+  stream = await until(
+    "the mover listens again",
+    () =>
+      openSourceStream(site.sourceLink, site.config.moverListen, source, {
+        groupId: GROUP,
+        lanes: 0,
+        site: "primary",
+      }).catch(() => undefined),
+    60,
+  );
   assert.equal((await stream.ship(source.cut({ writes: 5 }))).barrier, true);
   stream.close();
 });
@@ -125,29 +162,48 @@ test("kill -9 of the S3 server: the source is told and goes on later, and an exp
   const site = await targetSite(t);
   const source = new ScriptedSource([1500], 53);
   await site.prepare(source);
-  let stream = await openSourceStream(site.sourceLink, site.config.moverListen, source, { groupId: GROUP, lanes: 0, site: "primary" });
+  let stream = await openSourceStream(site.sourceLink, site.config.moverListen, source, {
+    groupId: GROUP,
+    lanes: 0,
+    site: "primary",
+  });
   while (source.disks[0]!.unsynced.size > 0) await stream.ship(source.cut({ sweepBlocks: 2000 }));
   const point = await stream.ship(source.cut({ writes: 10 }));
-  const status = await site.target.masterTarget.openExport({ groupId: GROUP, operationId: "test-1", point: "latest", mode: "throw-away" });
+  const status = await site.target.masterTarget.openExport({
+    groupId: GROUP,
+    operationId: "test-1",
+    point: "latest",
+    mode: "throw-away",
+  });
   const { url } = status.disks[0]!;
 
   await site.server.kill();
   const cut = source.cut({ writes: 5 });
   await stream.send(cut);
   const committing = stream.commit(cut, 90_000);
-  const outcome = committing.then(() => "committed", (error: unknown) => error);
+  const outcome = committing.then(
+    () => "committed",
+    (error: unknown) => error,
+  );
   const copying = run("nbdcopy", [url, join(site.folder, "copy")]);
   copying.catch(() => undefined); // Awaited below.
   await new Promise((resolve) => setTimeout(resolve, 12_000));
   await site.server.restart();
   await copying;
-  assert.equal(Buffer.compare(await readFile(join(site.folder, "copy")), source.states.get(point.barrierNumber)!.get("disk-0")!), 0);
+  assert.equal(
+    Buffer.compare(await readFile(join(site.folder, "copy")), source.states.get(point.barrierNumber)!.get("disk-0")!),
+    0,
+  );
   if ((await outcome) !== "committed") {
     assert.ok(isFault(await outcome) && ((await outcome) as Fault).retryable, String(await outcome));
     assert.equal((await stream.commit(cut)).barrierNumber, cut.cycle); // The frames are still there.
   }
   stream.close();
-  stream = await openSourceStream(site.sourceLink, site.config.moverListen, source, { groupId: GROUP, lanes: 0, site: "primary" });
+  stream = await openSourceStream(site.sourceLink, site.config.moverListen, source, {
+    groupId: GROUP,
+    lanes: 0,
+    site: "primary",
+  });
   assert.equal(stream.opened.barrier, cut.cycle);
   stream.close();
 });

@@ -50,7 +50,11 @@ export async function targetSite(t: TestContext): Promise<TargetSite> {
   defer(() => server.stop());
   const ca = await createTestAuthority();
   const files = await ca.credentials({ site: "secondary", role: "master-target", name: "mt" });
-  const identity = { certFile: join(folder, "cert.pem"), keyFile: join(folder, "key.pem"), caFile: join(folder, "ca.pem") };
+  const identity = {
+    certFile: join(folder, "cert.pem"),
+    keyFile: join(folder, "key.pem"),
+    caFile: join(folder, "ca.pem"),
+  };
   await writeFile(identity.certFile, files.cert);
   await writeFile(identity.keyFile, files.key);
   await writeFile(identity.caFile, files.ca);
@@ -70,7 +74,8 @@ export async function targetSite(t: TestContext): Promise<TargetSite> {
     overlayBytesMax: 1 << 30,
     exportCommitMs: 300,
   };
-  const log = process.env["LEEWARD_TEST_LOG"] === undefined ? silentLog : createLog({ fields: { role: "master-target" } });
+  const log =
+    process.env["LEEWARD_TEST_LOG"] === undefined ? silentLog : createLog({ fields: { role: "master-target" } });
   const site: TargetSite = {
     config,
     defer,
@@ -88,7 +93,13 @@ export async function targetSite(t: TestContext): Promise<TargetSite> {
         operationId: "protect-1",
         groupName: "Web tier",
         sourceSite: "primary",
-        disks: source.disks.map((disk, index) => ({ diskId: disk.diskId, machine: "web-1", sizeBytes: disk.content.length, sectorBytes: 512, bootIndex: index })),
+        disks: source.disks.map((disk, index) => ({
+          diskId: disk.diskId,
+          machine: "web-1",
+          sizeBytes: disk.content.length,
+          sectorBytes: 512,
+          bootIndex: index,
+        })),
         record: "{}",
       });
       return { host, port };
@@ -108,8 +119,12 @@ async function freePort(): Promise<number> {
   return address.port;
 }
 
-export async function until<Value>(what: string, probe: () => Value | undefined | Promise<Value | undefined>, seconds = 20): Promise<Value> {
-  for (const giveUpAt = performance.now() + seconds * 1000; performance.now() < giveUpAt; ) {
+export async function until<Value>(
+  what: string,
+  probe: () => Value | undefined | Promise<Value | undefined>,
+  seconds = 20,
+): Promise<Value> {
+  for (const giveUpAt = performance.now() + seconds * 1000; performance.now() < giveUpAt;) {
     const value = await probe();
     if (value !== undefined) return value;
     await new Promise((resolve) => setTimeout(resolve, 20));
