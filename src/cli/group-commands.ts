@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import { Fault } from "#model/fault.ts";
 import type { RecoveryPoint } from "../api/contract.ts";
 import type { GroupView, StatusView } from "../api/contract.ts";
+import { confirm } from "./confirm.ts";
 import { globalOptions, outputOf, parseDuration, type CliDependencies, type WaitOptions } from "./context.ts";
 import { duration, size, table } from "./output.ts";
 import { startAndWatch } from "./watch-operation.ts";
@@ -102,7 +103,7 @@ export function addGroupCommands(program: Command, { client, stop }: CliDependen
     .option("--no-wait", "do not wait")
     .option("--timeout <duration>", "stop waiting after this time")
     .action(async (name: string, options: WaitOptions & { readonly yes?: boolean }, command: Command) => {
-      if (options.yes !== true) throw new Fault("USAGE", `Ending the protection of "${name}" needs --yes`);
+      await confirm(`Ending the protection of "${name}" stops its replication`, name, { yes: options.yes ?? false });
       const api = client(globalOptions(command).state);
       await startAndWatch(() => api.unprotect(name), api, outputOf(command), { ...options, stop });
     });

@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import { Fault } from "#model/fault.ts";
 import type { FailoverCandidate } from "../api/contract.ts";
+import { confirm } from "./confirm.ts";
 import { globalOptions, outputOf, parseDuration, type CliDependencies, type WaitOptions } from "./context.ts";
 import { duration, table } from "./output.ts";
 import { describeOperation, startAndWatch, watchOperation } from "./watch-operation.ts";
@@ -35,11 +36,8 @@ export function addMoveCommands(program: Command, { client, stop }: CliDependenc
       }
       if (options.planned === true && options.sourceLost === true)
         throw new Fault("USAGE", "Choose one of --planned and --source-lost");
-      if (options.yes !== true) {
-        throw new Fault("USAGE", `A failover of "${name}" moves it to the other site; it needs --yes`, {
-          hint: `Look first: \`leeward failover\` and \`leeward group show ${name}\``,
-        });
-      }
+      const how = options.planned === true ? "shuts it down here and moves" : "moves";
+      await confirm(`A failover of "${name}" ${how} it to the other site`, name, { yes: options.yes ?? false });
       const start = () =>
         api.failover(name, {
           mode: options.planned === true ? "planned" : "unplanned",

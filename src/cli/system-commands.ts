@@ -1,6 +1,7 @@
 /** The installation itself: up, down, doctor, demo, sites, agents, exports, stores, and the single roles. */
 import type { Command } from "commander";
 import { Fault } from "#model/fault.ts";
+import { confirm } from "./confirm.ts";
 import { globalOptions, outputOf, type CliDependencies } from "./context.ts";
 import { size, table } from "./output.ts";
 
@@ -66,8 +67,7 @@ export function addSystemCommands(program: Command, { client, embedded, rescue, 
     .option("--yes", "do not ask")
     .description("kill -9 every process of a site at once; it stays dead until `site start`")
     .action(async (name: string, options: { readonly yes?: boolean }, command: Command) => {
-      if (options.yes !== true)
-        throw new Fault("USAGE", `Losing "${name}" kills every process of that site; it needs --yes`);
+      await confirm(`Losing "${name}" kills every process of that site`, name, { yes: options.yes ?? false });
       const ended = await embedded.loseSite(globalOptions(command).state, name);
       outputOf(command).answer({ site: name, ended }, (value) => `${value.site}: ${value.ended} processes killed`);
     });
