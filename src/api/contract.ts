@@ -27,6 +27,8 @@ export interface StatusView {
   readonly temporal: { readonly reachable: boolean; readonly uiUrl?: string };
   readonly redis: { readonly reachable: boolean };
   readonly groups: readonly GroupView[];
+  /** Why the list of groups may not be what there is: Temporal or the worker does not answer. Empty when all is well. */
+  readonly problems: readonly { readonly code: string; readonly message: string; readonly hint?: string }[];
 }
 
 export interface GroupDiskView {

@@ -37,10 +37,10 @@ import {
 const UPDATE_MS = 30_000;
 /** These answer only when their work is done. */
 const WAITING_MS = { bookmark: 120_000, pause: 60_000, resume: 60_000 } as const;
-const QUERY_MS = 10_000;
+const QUERY_MS = 7_000;
 const LOOK_MS = 2_000;
 /** A server that is being restarted is back by then; afterwards a time-out means the worker, not the server. */
-const COMMAND_LOOK_MS = 6_000;
+const COMMAND_LOOK_MS = 5_000;
 
 export interface GroupWorkflows {
   protect(request: ProtectRequest): Promise<OperationStarted>;

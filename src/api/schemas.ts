@@ -146,6 +146,7 @@ export const answers = {
       temporal: z.looseObject({ reachable: z.boolean(), uiUrl: z.string().optional() }),
       redis: z.looseObject({ reachable: z.boolean() }),
       groups: z.array(group),
+      problems: z.array(z.looseObject({ code: z.string(), message: z.string(), hint: z.string().optional() })),
     })
     .openapi("Status"),
   group,

@@ -7,7 +7,7 @@ import { refusalOf } from "#model/group-phase.ts";
 import { selectPoint } from "#model/point-selector.ts";
 import type { RecoveryPoint } from "#ports/replication.ts";
 import { groupWorkflowId, type GroupState, type Operation, type OperationState } from "../workflows/messages.ts";
-import type { ApiClient, FailoverCandidate, GroupView, RoleView } from "./contract.ts";
+import type { ApiClient, FailoverCandidate, GroupView, RoleView, StatusView } from "./contract.ts";
 import type { ApiDependencies } from "./dependencies.ts";
 import { groupView } from "./group-view.ts";
 import {
@@ -141,12 +141,24 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
     return await Promise.all((await states()).map(viewOf));
   }
 
+  /** A status must say what is wrong even when groups cannot be asked. */
+  async function groupsOrProblem(): Promise<Pick<StatusView, "groups" | "problems">> {
+    try {
+      return { groups: await groupViews(), problems: [] };
+    } catch (error) {
+      if (!isFault(error)) throw error;
+      const { code, message, hint } = error;
+      return { groups: [], problems: [{ code, message, ...(hint === undefined ? {} : { hint }) }] };
+    }
+  }
+
   return {
     async status() {
-      const [temporalReachable, redisReachable, roleViews] = await Promise.all([
+      const [temporalReachable, redisReachable, roleViews, listed] = await Promise.all([
         workflows.reachable(),
         dependencies.redisReachable(),
         roles(),
+        groupsOrProblem(),
       ]);
       return {
         version: dependencies.version,
@@ -156,8 +168,7 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
           ...(dependencies.temporalUiUrl === undefined ? {} : { uiUrl: dependencies.temporalUiUrl }),
         },
         redis: { reachable: redisReachable },
-        // Groups are the worker's to tell; a status must say what is wrong even when it cannot.
-        groups: temporalReachable ? ((await look(dependencies, groupViews)) ?? []) : [],
+        ...listed,
       };
     },
 

@@ -155,7 +155,7 @@ function readConfig(file: string): ControlConfig {
     "CONFIG_INVALID",
     `In "${file}", "${issue?.path.join(".") ?? ""}": ${issue?.message ?? "not as expected"}`,
     {
-      hint: "docs/configuration.md describes the fields",
+      hint: "Expected: site, stateDir, api, link, temporal, redisUrl, sites",
     },
   );
 }

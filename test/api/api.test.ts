@@ -1,7 +1,7 @@
 /** The API over HTTP, with a real Temporal server and our real workflows, over two sites in memory. */
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { Client } from "@temporalio/client";
+import { Client, Connection } from "@temporalio/client";
 import { Fault } from "#model/fault.ts";
 import type { Machine } from "#ports/hypervisor.ts";
 import type { ExportStatus } from "#ports/master-target.ts";
@@ -18,13 +18,14 @@ import { createApiService } from "../../src/api/service.ts";
 import type { Fleet } from "../../src/main/worker-fleet.ts";
 import { rejection } from "../contract/link.contract.ts";
 import { createFakeSites, DISK_BYTES, SOURCE, TARGET, type FakeSites } from "../support/fake-sites.ts";
-import { isOpen, terminateAll } from "../support/group-harness.ts";
+import { isOpen } from "../support/group-harness.ts";
 import { startTemporal, type TestTemporal } from "../support/temporal.ts";
 
 const TOKEN = "a-token-for-tests";
 const DISK = "tap:/srv/web.img";
 
 let temporal: TestTemporal;
+let connection: Connection;
 let fleet: Fleet;
 let sites: FakeSites;
 let server: ApiServer;
@@ -34,6 +35,7 @@ const asked: string[] = [];
 
 before(async () => {
   temporal = await startTemporal();
+  connection = Connection.lazy({ address: temporal.address });
   sites = createFakeSites({ groupId: "web", isOpen: (workflowId, runId) => isOpen(temporal, workflowId, runId) });
   fleet = await temporal.work(
     {
@@ -62,7 +64,7 @@ before(async () => {
     },
     orderPublicKey: "PEM",
     workflows: createGroupWorkflows({
-      client: new Client({ connection: temporal.connection }),
+      client: new Client({ connection }),
       clock: systemClock,
       address: temporal.address,
     }),
@@ -78,8 +80,9 @@ before(async () => {
 });
 
 after(async () => {
+  // The last test has stopped both; whatever failed before it has not.
   await server.close();
-  await terminateAll(temporal);
+  await connection.close();
   fleet.stop();
   await fleet.ended;
   await temporal.stop();
@@ -314,6 +317,23 @@ test("machines of a site's hypervisor are made once, started, shut down", async 
   assert.equal((await api.shutdownMachine(TARGET, machine.id, { timeoutMs: 1000 })).power, "off");
   assert.equal((await api.powerOffMachine(TARGET, machine.id)).power, "off");
   await rejection(api.machines("moon"), "USAGE");
+});
+
+test("without a worker, and without Temporal, every answer comes in time and says what is missing", async () => {
+  fleet.stop();
+  await fleet.ended;
+  const unanswered = await rejection(api.group("web"));
+  assert.ok(["PEER_UNREACHABLE", "TIMED_OUT"].includes(unanswered.code), unanswered.code);
+  assert.match(`${unanswered.message} ${unanswered.hint}`, /worker/);
+  const before = await api.status();
+  assert.deepEqual([before.temporal.reachable, before.groups.length], [true, 0]);
+  assert.equal(before.problems.length, 1);
+
+  await temporal.stop();
+  const refused = await rejection(api.pause("web"), "PEER_UNREACHABLE");
+  assert.match(refused.message, /Temporal does not answer/);
+  const afterwards = await api.status();
+  assert.deepEqual([afterwards.temporal.reachable, afterwards.problems[0]?.code], [false, "PEER_UNREACHABLE"]);
 });
 
 const report = {
