@@ -2,7 +2,8 @@
  * Does a store behave as the replica needs it to? Asked when it is attached, after upgrades, and daily.
  *
  * Conditional PUTs were ignored, or raced, in several S3 servers until lately. With such a store the commit protocol loses acknowledged
- * commits, so it is refused. What cannot be probed is durability: that is declared by whoever runs the store.
+ * commits, so it is refused. What cannot be probed is durability: that is declared by whoever runs the store. `If-Match` is not probed
+ * because it is never sent: nothing in a replica store is ever overwritten.
  *
  * Source: docs/format.md, "What the store must do".
  */
@@ -14,6 +15,9 @@ import { storeOptions, type StoreContext, withRetries } from "./disk-context.ts"
 const RACERS = 16;
 const ROUNDS = 3;
 const BODY_BYTES = 64 << 10;
+/** The largest object of the format (a pack); some stores and proxies bound the size of a single PUT. */
+const LARGE_BYTES = 64 << 20;
+const PIECE_BYTES = 1 << 20;
 
 /**
  * Creates and deletes a few objects under `{root}/scratch/`.
@@ -29,6 +33,7 @@ export async function probeStore(context: StoreContext): Promise<void> {
     for (let round = 0; round < ROUNDS; round++) await race(context, `${prefix}race-${round}`, made);
     await readBack(context, `${prefix}read`, made);
     await listing(context, `${prefix}list/`, made);
+    await large(context, `${prefix}large`, made);
   } finally {
     await cleanUp(context, made);
   }
@@ -82,6 +87,28 @@ async function readBack(context: StoreContext, key: string, made: string[]): Pro
   const range = { offset: 1000, length: 5000 };
   if (!same(await context.store.get(key, { ...options, range }), body.subarray(1000, 6000))) {
     throw unsafe("a range of an object is not what lies there");
+  }
+}
+
+/** One PUT of the largest size, of which both ends and the middle must read back. */
+async function large(context: StoreContext, key: string, made: string[]): Promise<void> {
+  const options = storeOptions(context);
+  // The same piece under many marks: distinct everywhere, and not 64 MiB of memory.
+  const piece = context.random.bytes(PIECE_BYTES);
+  const marks = Array.from({ length: LARGE_BYTES / PIECE_BYTES }, () => context.random.bytes(16));
+  made.push(key);
+  await context.store.create(
+    key,
+    marks.flatMap((mark) => [mark, piece.subarray(mark.length)]),
+    options,
+  );
+  const { size } = (await context.store.head(key, options)) ?? { size: 0 };
+  if (size !== LARGE_BYTES) throw unsafe(`of one PUT of ${LARGE_BYTES} bytes ${size} arrived`);
+  for (const index of [0, marks.length / 2, marks.length - 1]) {
+    const range = { offset: index * PIECE_BYTES, length: PIECE_BYTES };
+    const stored = await context.store.get(key, { ...options, range });
+    if (!same(stored, Buffer.concat([marks[index]!, piece.subarray(16)])))
+      throw unsafe("a large object does not read back as it was created");
   }
 }
 

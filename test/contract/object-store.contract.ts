@@ -151,11 +151,12 @@ export function objectStoreContract(name: string, open: () => Promise<OpenedStor
     });
 
     holds("keys with unusual characters are keys", async (store) => {
-      for (const key of ["odd/a b", "odd/ä+ß", "odd/100%", "odd/x&y<z>", "odd/it's(1)*!"]) {
+      const keys = ["odd/a b", "odd/ä+ß", "odd/100%", "odd/7%2F+%2B", "odd/x&y<z>", "odd/it's(1)*!", 'odd/"q"'];
+      for (const key of keys) {
         await store.create(key, sampleBytes(key, 20));
         same(await store.get(key), sampleBytes(key, 20));
       }
-      assert.equal((await keysOf(store.list("odd/"))).length, 5);
+      assert.deepEqual(await keysOf(store.list("odd/")), keys.toSorted());
     });
 
     holds("an aborted signal ends a call with its reason", async (store) => {

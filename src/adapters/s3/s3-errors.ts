@@ -10,8 +10,7 @@ import { Fault } from "#model/fault.ts";
 
 export interface S3Answer {
   readonly status: number;
-  /** Start of the body of an error. */
-  readonly text: string;
+  readonly body: Buffer;
 }
 
 export interface S3Call {
@@ -35,14 +34,15 @@ const DENIALS = new Set([
 /** The fault behind an answer that is neither success nor one that the caller expects (412, 416). */
 export function faultOfAnswer(answer: S3Answer, call: S3Call): Fault {
   const { status } = answer;
-  const code = /<Code>([^<]*)<\/Code>/.exec(answer.text)?.[1] ?? "";
-  const said = /<Message>([^<]*)<\/Message>/.exec(answer.text)?.[1] ?? "";
+  const text = answer.body.toString("utf8", 0, 4096);
+  const code = /<Code>([^<]*)<\/Code>/.exec(text)?.[1] ?? "";
+  const said = /<Message>([^<]*)<\/Message>/.exec(text)?.[1] ?? "";
   const details = { endpoint: call.endpoint, bucket: call.bucket, key: call.key, status, ...(code !== "" && { code }) };
   const what = `${call.method} of "${call.bucket}/${call.key}" was answered with ${status}${code === "" ? "" : ` ${code}`}`;
 
   // versitygw answers 404 for an access key that it does not know: a status alone never means "missing".
   if (status === 401 || status === 403 || DENIALS.has(code))
-    return new Fault("STORE_DENIED", what, { details, hint: deniedHint(code) });
+    return new Fault("STORE_DENIED", what, { details, hint: deniedHint(code, said) });
   if (status === 404 && (code === "NoSuchBucket" || call.key === "")) {
     return new Fault("STORE_INVALID", `The store at "${call.endpoint}" has no bucket "${call.bucket}"`, {
       details,
@@ -102,8 +102,9 @@ export function objectMissing(call: S3Call): Fault {
   });
 }
 
-function deniedHint(code: string): string {
-  if (code === "RequestTimeTooSkewed")
+function deniedHint(code: string, said: string): string {
+  // A signed URL that is too old, or from the future, is told apart from a lack of rights by its message only.
+  if (code === "RequestTimeTooSkewed" || /expired|not yet valid/i.test(said))
     return "Set this machine's clock: the store refuses requests that are far from its own time.";
   if (code === "InvalidAccessKeyId" || code === "XAdminUserNotFound")
     return "The store does not know this access key: correct it in the site's configuration.";

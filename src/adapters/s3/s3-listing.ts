@@ -1,47 +1,44 @@
-/** The answer to ListObjectsV2. Its XML is flat and machine-made, so it is read without an XML parser, and checked. */
-import { Fault } from "#model/fault.ts";
+/**
+ * One page of a listing, by minio's ListObjectsV2.
+ *
+ * Pages go on by the last key and not by the server's token: minio's XML parser makes a number of a token, or of a whole key, that
+ * looks like one. (Our keys never do; what does not begin with the prefix is refused below.)
+ */
+import type { Client } from "minio";
+import { Fault, isFault } from "#model/fault.ts";
 import type { ObjectEntry } from "#ports/object-store.ts";
 
-export interface Listing {
+export interface ListingPage {
   readonly entries: readonly ObjectEntry[];
-  /** Undefined: this was the last page. */
-  readonly nextToken: string | undefined;
+  /** More may follow behind the last entry. */
+  readonly more: boolean;
 }
 
-/** Throws STORE_UNAVAILABLE for what is not a listing: something between us and the store answered. */
-export function parseListing(xml: string, store: { readonly endpoint: string; readonly bucket: string }): Listing {
-  const invalid = (what: string): Fault =>
+/**
+ * At most `limit` (≤ 1000) entries behind `after`.
+ * Throws a Fault of the store; STORE_UNAVAILABLE for what is not a listing (something between us and the store answered).
+ */
+export async function listPage(
+  client: Client,
+  store: { readonly endpoint: string; readonly bucket: string },
+  wanted: { readonly prefix: string; readonly after: string; readonly limit: number },
+): Promise<ListingPage> {
+  const invalid = (what: string, cause?: unknown): Fault =>
     new Fault("STORE_UNAVAILABLE", `The store's listing ${what}`, {
       details: { endpoint: store.endpoint, bucket: store.bucket },
       hint: "Check that the endpoint is an S3 server and not a proxy's error page.",
+      cause,
     });
-  if (!/<ListBucketResult[\s>]/.test(xml)) throw invalid("is not a ListBucketResult");
-  const encoded = element(xml, "EncodingType") === "url";
-  const entries = Array.from(xml.matchAll(/<Contents>(.*?)<\/Contents>/gs), ([, content]) => {
-    const key = element(content!, "Key");
-    const size = Number(element(content!, "Size"));
-    if (key === undefined || !Number.isSafeInteger(size)) throw invalid("has an entry without key or size");
-    return { key: encoded ? decodeURIComponent(unescapeXml(key).replaceAll("+", " ")) : unescapeXml(key), size };
+  const { prefix, after, limit } = wanted;
+  const page = await client.listObjectsV2Query(store.bucket, prefix, "", "", limit, after).catch((cause: unknown) => {
+    if (isFault(cause)) throw cause;
+    throw invalid("is not a ListBucketResult", cause);
   });
-  const truncated = element(xml, "IsTruncated") === "true";
-  const token = element(xml, "NextContinuationToken");
-  if (truncated && token === undefined) throw invalid("breaks off without saying how to go on");
-  return { entries, nextToken: truncated ? unescapeXml(token!) : undefined };
-}
-
-function element(xml: string, name: string): string | undefined {
-  return new RegExp(`<${name}>(.*?)</${name}>`, "s").exec(xml)?.[1];
-}
-
-const ENTITIES: Readonly<Record<string, string>> = { lt: "<", gt: ">", amp: "&", quot: '"', apos: "'" };
-
-function unescapeXml(text: string): string {
-  return text.replace(
-    /&(?:#x([0-9a-fA-F]+)|#([0-9]+)|([a-z]+));/g,
-    (whole, hex?: string, decimal?: string, name?: string) => {
-      if (hex !== undefined) return String.fromCodePoint(Number.parseInt(hex, 16));
-      if (decimal !== undefined) return String.fromCodePoint(Number.parseInt(decimal, 10));
-      return ENTITIES[name ?? ""] ?? whole;
-    },
-  );
+  const entries = page.objects.map(({ name, size }) => {
+    if (name === undefined || !name.startsWith(prefix) || !Number.isSafeInteger(size))
+      throw invalid("has an entry without key or size");
+    return { key: name, size };
+  });
+  if (page.isTruncated && entries.length === 0) throw invalid("breaks off without saying how to go on");
+  return { entries, more: page.isTruncated };
 }

@@ -1,11 +1,12 @@
 import assert from "node:assert/strict";
+import { subscribe } from "node:diagnostics_channel";
 import { once } from "node:events";
 import { createServer, type RequestListener } from "node:http";
 import { test } from "node:test";
+import { inspect } from "node:util";
 import type { Clock } from "#ports/clock.ts";
 import { systemRandom } from "../../../src/adapters/random/system-random.ts";
 import { s3ObjectStore, type S3ObjectStore, type S3Settings } from "../../../src/adapters/s3/s3-object-store.ts";
-import { signer } from "../../../src/adapters/s3/signature.ts";
 import { startVersitygw } from "../../support/versitygw.ts";
 
 const clock: Clock = { now: () => Date.now(), monotonic: () => performance.now(), sleep: () => Promise.resolve() };
@@ -27,7 +28,7 @@ async function against(
   const address = server.address();
   assert.ok(address !== null && typeof address === "object");
   const endpoint = `http://127.0.0.1:${address.port}`;
-  const settings = { endpoint, region: "us-east-1", bucket: "b", accessKey: "a", secretKey: "s", ...more };
+  const settings = { endpoint, region: "us-east-1", bucket: "bucket", accessKey: "a", secretKey: "s", ...more };
   await using store = s3ObjectStore(settings, { clock, random: systemRandom });
   try {
     await use(store, () => count);
@@ -145,7 +146,7 @@ test("A listing out of order is STORE_UNSAFE, one that is no listing STORE_UNAVA
 });
 
 test("Nobody listening: create is ambiguous, get is unavailable, both say where", async () => {
-  const settings = { endpoint: "http://127.0.0.1:9", region: "r", bucket: "b", accessKey: "a", secretKey: "s" };
+  const settings = { endpoint: "http://127.0.0.1:9", region: "r", bucket: "bucket", accessKey: "a", secretKey: "s" };
   await using store = s3ObjectStore(settings, { clock, random: systemRandom });
   await assert.rejects(store.create("k", BODY), { code: "STORE_AMBIGUOUS" });
   await assert.rejects(store.get("k"), { code: "STORE_UNAVAILABLE" });
@@ -179,28 +180,76 @@ test("A real server refuses wrong credentials and a missing bucket, each with it
 });
 
 test("An endpoint that is no address is CONFIG_INVALID", () => {
-  const settings = { endpoint: "store:9000", region: "r", bucket: "b", accessKey: "a", secretKey: "s" };
+  const settings = { endpoint: "store:9000", region: "r", bucket: "bucket", accessKey: "a", secretKey: "s" };
   assert.throws(() => s3ObjectStore(settings, { clock, random: systemRandom }), { code: "CONFIG_INVALID" });
 });
 
-test("Signatures are those of Amazon's published example", () => {
-  const sign = signer(
-    { accessKey: "AKIAIOSFODNN7EXAMPLE", secretKey: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY" },
-    "us-east-1",
-  );
-  const signed = sign(
-    {
-      method: "GET",
-      host: "examplebucket.s3.amazonaws.com",
-      path: "/test.txt",
-      query: {},
-      headers: { range: "bytes=0-9" },
-      payloadSha256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+test("A clock that is far behind is told apart from a lack of rights", async () => {
+  const server = await startVersitygw();
+  const late: Clock = { ...clock, now: () => Date.now() - 2 * 3_600_000 };
+  await using store = s3ObjectStore({ ...server, bucket: "clocks" }, { clock: late, random: systemRandom });
+  try {
+    await store.ensureBucket();
+    await assert.rejects(store.create("k", BODY), (error: { code?: string; hint?: string }) => {
+      assert.equal(error.code, "STORE_DENIED", String(error));
+      assert.match(error.hint!, /clock/);
+      return true;
+    });
+  } finally {
+    await server.stop();
+  }
+});
+
+test("Two that create the bucket at once both have it", async () => {
+  const server = await startVersitygw();
+  try {
+    const stores = Array.from({ length: 4 }, () =>
+      s3ObjectStore({ ...server, bucket: "raced" }, { clock, random: systemRandom }),
+    );
+    await Promise.all(stores.map((store) => store.ensureBucket()));
+    assert.equal(await stores[0]!.create("k", BODY), "created");
+    await Promise.all(stores.map((store) => store.close()));
+  } finally {
+    await server.stop();
+  }
+});
+
+test("A bucket's name that S3 does not allow is CONFIG_INVALID", () => {
+  const settings = { endpoint: "http://127.0.0.1:9", region: "r", bucket: "b", accessKey: "a", secretKey: "s" };
+  assert.throws(() => s3ObjectStore(settings, { clock, random: systemRandom }), { code: "CONFIG_INVALID" });
+});
+
+test("No fault and none of its causes carries a signature or the secret", () =>
+  against(
+    (request) => request.socket.destroy(),
+    async (store) => {
+      for (const call of [
+        () => store.create("k", BODY),
+        () => store.get("k"),
+        () => store.list("")[Symbol.asyncIterator]().next(),
+      ]) {
+        const error = await call().then(
+          () => assert.fail("answered"),
+          (caught: unknown) => caught,
+        );
+        assert.doesNotMatch(inspect(error, { depth: 20, showHidden: true }), /X-Amz-Signature|Signature=|the-secret/);
+      }
     },
-    Date.UTC(2013, 4, 24),
-  );
-  assert.match(
-    signed.headers["authorization"]!,
-    /Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41$/,
-  );
+    { secretKey: "the-secret" },
+  ));
+
+test("One connection serves request after request", async () => {
+  const server = await startVersitygw();
+  await using store = s3ObjectStore({ ...server, bucket: "kept", connections: 1 }, { clock, random: systemRandom });
+  try {
+    await store.ensureBucket();
+    await store.create("k", Buffer.alloc(1 << 20, "kept alive "));
+    const opened = new Set<unknown>();
+    subscribe("undici:client:connected", (message) => void opened.add(message));
+    for (let round = 0; round < 50; round++)
+      assert.equal((await store.get("k", { range: { offset: round * 4096, length: 4096 } })).length, 4096);
+    assert.equal(opened.size, 0);
+  } finally {
+    await server.stop();
+  }
 });
