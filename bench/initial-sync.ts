@@ -5,19 +5,17 @@
  * `node bench/initial-sync.ts [--runs N] [--size-gib G]`
  */
 import { execFile, spawn } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs, promisify } from "node:util";
 import * as minio from "minio";
-import { createApiClient } from "../src/api/client.ts";
-import { apiAccess } from "../src/embedded/installation.ts";
 import { siteFolder } from "../src/embedded/layout.ts";
 import { siteProcessesAlive } from "../src/embedded/site-processes.ts";
 import { cacheFolder } from "../src/embedded/tools.ts";
 import { benchImage } from "./image.ts";
 import { sampleMemory } from "./memory.ts";
+import { median, startBenchSystem, verdict } from "./system.ts";
 
 const run = promisify(execFile);
 const GIB = 2 ** 30;
@@ -25,13 +23,11 @@ const { values } = parseArgs({
   options: { runs: { type: "string", default: "3" }, "size-gib": { type: "string", default: "6" } },
 });
 const sizeGib = Number(values["size-gib"]);
-const PROGRAM = new URL("../src/main/leeward.ts", import.meta.url).pathname;
 const RESTIC = join(cacheFolder(), "tools", "restic-0.18.1-linux-x64", "restic");
 
 const image = await benchImage({ sizeBytes: sizeGib * GIB, fileBytes: Math.round(sizeGib * GIB * (5.3 / 6)) });
-const state = mkdtempSync(join(tmpdir(), "leeward-bench-"));
-const leeward = (...args: string[]) =>
-  run(process.execPath, [PROGRAM, "--state", state, ...args], { maxBuffer: 1 << 24 });
+await using system = await startBenchSystem();
+const { state } = system;
 
 interface Run {
   readonly seconds: number;
@@ -40,35 +36,29 @@ interface Run {
   readonly memoryByName?: Readonly<Record<string, number>>;
 }
 
-try {
-  await leeward("up", "--detach");
-  const store = storeAccess();
-  const ours: Run[] = [];
-  const theirs: Run[] = [];
-  for (let round = 0; round < Number(values.runs); round += 1) {
-    theirs.push(await resticBackup(store, round));
-    ours.push(await initialSync(store, round));
-    console.error(`run ${round + 1}: ours ${JSON.stringify(ours.at(-1))}, restic ${JSON.stringify(theirs.at(-1))}`);
-  }
-  const time = median(ours.map((one) => one.seconds)) / median(theirs.map((one) => one.seconds));
-  const stored = median(ours.map((one) => one.storedBytes)) / median(theirs.map((one) => one.storedBytes));
-  const memory = Math.max(...ours.map((one) => one.memoryMiB ?? 0));
-  console.log(
-    `initial sync / restic, time     ${time.toFixed(3)}   (goal ≤ 0.5; ours ${list(ours)} s, restic ${list(theirs)} s)`,
-  );
-  console.log(`initial sync / restic, stored   ${stored.toFixed(3)}   (goal ≤ 1.05)`);
-  console.log(`peak memory of the data path    ${memory.toFixed(0)} MiB (goal ≤ 572 MiB = 600 MB)`);
-} finally {
-  await leeward("down");
-  rmSync(state, { recursive: true, force: true });
+const store = storeAccess();
+const ours: Run[] = [];
+const theirs: Run[] = [];
+for (let round = 0; round < Number(values.runs); round += 1) {
+  theirs.push(await resticBackup(store, round));
+  ours.push(await initialSync(store, round));
+  console.error(`run ${round + 1}: ours ${JSON.stringify(ours.at(-1))}, restic ${JSON.stringify(theirs.at(-1))}`);
 }
+const seconds = (runs: readonly Run[]): number => median(runs.map((one) => one.seconds));
+const storedBytes = (runs: readonly Run[]): number => median(runs.map((one) => one.storedBytes));
+verdict(
+  "initial sync / restic, time",
+  seconds(ours) / seconds(theirs),
+  { atMost: 0.5 },
+  `ours ${list(ours)} s, restic ${list(theirs)} s`,
+);
+verdict("initial sync / restic, stored bytes", storedBytes(ours) / storedBytes(theirs), { atMost: 1.05 });
+verdict("peak memory of the data path, MB", Math.max(...ours.map((one) => one.memoryMiB ?? 0)) * 1.048576, {
+  atMost: 600,
+});
 
 function list(runs: readonly Run[]): string {
   return runs.map((one) => one.seconds.toFixed(1)).join(" ");
-}
-
-function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
 }
 
 interface StoreAccess {
@@ -140,7 +130,7 @@ async function resticBackup(store: StoreAccess, round: number): Promise<Run> {
 
 async function initialSync(store: StoreAccess, round: number): Promise<Run> {
   const group = `bench-${round}`;
-  const client = createApiClient(apiAccess(state));
+  const { client } = system;
   const before = await bucketBytes(store, "leeward").catch(() => 0);
   await readThrough(image);
   const bornAt = performance.now();

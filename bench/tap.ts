@@ -18,7 +18,13 @@ import { connectTap } from "../src/capture/tap/tap-client.ts";
 
 const run = promisify(execFile);
 const GOAL = 0.5;
-const { values } = parseArgs({ options: { mib: { type: "string", default: "512" }, rounds: { type: "string", default: "3" }, seconds: { type: "string", default: "3" } } });
+const { values } = parseArgs({
+  options: {
+    mib: { type: "string", default: "512" },
+    rounds: { type: "string", default: "3" },
+    seconds: { type: "string", default: "3" },
+  },
+});
 const mib = Number(values.mib);
 const rounds = Number(values.rounds);
 const seconds = Number(values.seconds);
@@ -44,7 +50,12 @@ async function main(): Promise<void> {
   const measures: [string, (uri: string) => Promise<number>][] = [
     ["sequential read", (uri) => rate(["nbdcopy", "--connections=1", uri, "null:"])],
     ["sequential write", (uri) => rate(["nbdcopy", "--connections=1", join(folder, "source.img"), uri])],
-    ...["randread", "randwrite"].flatMap((mode) => [1, 16].map((depth): [string, (uri: string) => Promise<number>] => [`4 KiB ${mode}, depth ${depth}`, (uri) => fio(uri, mode, depth)])),
+    ...["randread", "randwrite"].flatMap((mode) =>
+      [1, 16].map((depth): [string, (uri: string) => Promise<number>] => [
+        `4 KiB ${mode}, depth ${depth}`,
+        (uri) => fio(uri, mode, depth),
+      ]),
+    ),
   ];
   await fill(join(folder, "source.img"));
   let missed = false;
@@ -75,18 +86,30 @@ async function fill(path: string): Promise<void> {
   const file = await open(path, "w");
   const chunk = Buffer.alloc(1 << 20);
   for (let index = 0; index < mib; index++) {
-    for (let at = 0; at < chunk.length; at += 4) chunk.writeUInt32LE((Math.imul(index * chunk.length + at, 2654435761) | 1) >>> 0, at);
+    for (let at = 0; at < chunk.length; at += 4)
+      chunk.writeUInt32LE((Math.imul(index * chunk.length + at, 2654435761) | 1) >>> 0, at);
     await file.write(chunk);
   }
   await file.close();
 }
 
-async function startTap(image: string): Promise<{ uri: string; stop(): Promise<{ count: number; longestMs: number }> }> {
+async function startTap(
+  image: string,
+): Promise<{ uri: string; stop(): Promise<{ count: number; longestMs: number }> }> {
   const config = join(folder, "tap.json");
   const controlSocket = join(folder, "control.sock");
   const socket = join(folder, "tap.sock");
-  writeFileSync(config, JSON.stringify({ controlSocket, disks: [{ diskId: "disk", image, socket, stateDir: folder }], logFile: join(folder, "tap.log") }));
-  const child = spawn(process.execPath, [new URL("../src/main/tap.ts", import.meta.url).pathname, "--config", config], { stdio: ["ignore", "pipe", "inherit"] });
+  writeFileSync(
+    config,
+    JSON.stringify({
+      controlSocket,
+      disks: [{ diskId: "disk", image, socket, stateDir: folder }],
+      logFile: join(folder, "tap.log"),
+    }),
+  );
+  const child = spawn(process.execPath, [new URL("../src/main/tap.ts", import.meta.url).pathname, "--config", config], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
   children.push(child);
   await once(child.stdout, "data");
   const client = await connectTap(controlSocket);
@@ -141,10 +164,24 @@ async function rate([program, ...rest]: string[]): Promise<number> {
 async function fio(uri: string, mode: string, depth: number): Promise<number> {
   const { stdout } = await run(
     "fio",
-    ["--name=bench", "--ioengine=nbd", `--uri=${uri}`, `--rw=${mode}`, "--bs=4k", `--iodepth=${depth}`, `--size=${mib}m`, "--time_based", `--runtime=${seconds}`, "--norandommap", "--output-format=json"],
+    [
+      "--name=bench",
+      "--ioengine=nbd",
+      `--uri=${uri}`,
+      `--rw=${mode}`,
+      "--bs=4k",
+      `--iodepth=${depth}`,
+      `--size=${mib}m`,
+      "--time_based",
+      `--runtime=${seconds}`,
+      "--norandommap",
+      "--output-format=json",
+    ],
     { cwd: folder },
   );
-  const [job] = (JSON.parse(stdout.slice(stdout.indexOf("{"))) as { jobs: { read: { iops: number }; write: { iops: number } }[] }).jobs;
+  const [job] = (
+    JSON.parse(stdout.slice(stdout.indexOf("{"))) as { jobs: { read: { iops: number }; write: { iops: number } }[] }
+  ).jobs;
   return mode === "randread" ? job!.read.iops : job!.write.iops;
 }
 
