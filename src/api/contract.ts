@@ -7,7 +7,13 @@
 import type { Machine, MachineConfig, MachineDisk, MachineNetwork } from "#ports/hypervisor.ts";
 import type { ExportStatus } from "#ports/master-target.ts";
 import type { DiskReport, RecoveryPoint } from "#ports/replication.ts";
-import type { GroupPhase, HealthReason, OperationStarted, OperationState, ReplicationPolicy } from "../workflows/messages.ts";
+import type {
+  GroupPhase,
+  HealthReason,
+  OperationStarted,
+  OperationState,
+  ReplicationPolicy,
+} from "../workflows/messages.ts";
 
 // What the CLI and the demo read of an answer; they know the API only.
 export type { OperationState, RecoveryPoint };
@@ -90,7 +96,13 @@ export interface FailoverBody {
 export interface FailoverCandidate {
   readonly group: string;
   readonly phase: GroupPhase;
-  readonly points: readonly { readonly selector: string; readonly pointId: string; readonly cutAt: string; readonly ageMs: number; readonly grade: string }[];
+  readonly points: readonly {
+    readonly selector: string;
+    readonly pointId: string;
+    readonly cutAt: string;
+    readonly ageMs: number;
+    readonly grade: string;
+  }[];
   readonly blockers: readonly string[];
   readonly command: string;
 }
@@ -107,16 +119,25 @@ export interface ApiClient {
   status(): Promise<StatusView>;
   groups(): Promise<readonly GroupView[]>;
   group(name: string): Promise<GroupView>;
-  protect(body: ProtectBody & { readonly operationId?: string }): Promise<OperationStarted & { readonly group: GroupView }>;
+  protect(
+    body: ProtectBody & { readonly operationId?: string },
+  ): Promise<OperationStarted & { readonly group: GroupView }>;
   points(group: string): Promise<readonly RecoveryPoint[]>;
   bookmark(group: string, name: string): Promise<RecoveryPoint>;
   pause(group: string): Promise<GroupView>;
   resume(group: string): Promise<GroupView>;
   unprotect(group: string): Promise<OperationStarted>;
   failover(group: string, body: FailoverBody & { readonly operationId?: string }): Promise<OperationStarted>;
-  startTestFailover(group: string, body: { readonly point?: string; readonly leaseMs?: number; readonly operationId?: string }): Promise<OperationStarted>;
+  startTestFailover(
+    group: string,
+    body: { readonly point?: string; readonly leaseMs?: number; readonly operationId?: string },
+  ): Promise<OperationStarted>;
   listTestFailovers(group: string): Promise<readonly OperationState[]>;
-  cleanUpTestFailover(group: string, operationId: string, options?: { readonly force?: boolean }): Promise<OperationStarted>;
+  cleanUpTestFailover(
+    group: string,
+    operationId: string,
+    options?: { readonly force?: boolean },
+  ): Promise<OperationStarted>;
   operations(): Promise<readonly OperationState[]>;
   /** With `waitMs`, answers when the operation ended or after that time, whichever is first. */
   operation(operationId: string, options?: { readonly waitMs?: number }): Promise<OperationState>;
@@ -126,11 +147,22 @@ export interface ApiClient {
   failoverCandidates(): Promise<readonly FailoverCandidate[]>;
   agents(): Promise<readonly AgentView[]>;
   /** A one-time enrolment token for a role at a site. */
-  enrolmentToken(body: { readonly site: string; readonly role: string; readonly name: string }): Promise<{ readonly token: string; readonly expiresAt: string; readonly caFingerprint: string }>;
+  enrolmentToken(body: {
+    readonly site: string;
+    readonly role: string;
+    readonly name: string;
+  }): Promise<{ readonly token: string; readonly expiresAt: string; readonly caFingerprint: string }>;
   /** Machines that the site's hypervisor runs: used by the embedded installation to run its protected machine. */
   createMachine(
     site: string,
-    body: { readonly operationId: string; readonly name: string; readonly config: MachineConfig; readonly disks: readonly MachineDisk[]; readonly network: MachineNetwork; readonly start: boolean },
+    body: {
+      readonly operationId: string;
+      readonly name: string;
+      readonly config: MachineConfig;
+      readonly disks: readonly MachineDisk[];
+      readonly network: MachineNetwork;
+      readonly start: boolean;
+    },
   ): Promise<Machine>;
   machines(site: string): Promise<readonly Machine[]>;
   shutdownMachine(site: string, machineId: string, options: { readonly timeoutMs: number }): Promise<Machine>;

@@ -3,12 +3,12 @@
  * by the group's own workflow: what is decided here is only who is asked, and how the answer reads.
  */
 import { Fault, isFault } from "#model/fault.ts";
-import { refusalOf } from "#model/group-phase.ts";
 import { selectPoint } from "#model/point-selector.ts";
 import type { RecoveryPoint } from "#ports/replication.ts";
 import { groupWorkflowId, type GroupState, type Operation, type OperationState } from "../workflows/messages.ts";
-import type { ApiClient, FailoverCandidate, GroupView, RoleView, StatusView } from "./contract.ts";
+import type { ApiClient, GroupView, RoleView, StatusView } from "./contract.ts";
 import type { ApiDependencies } from "./dependencies.ts";
+import { failoverCandidate } from "./failover-candidate.ts";
 import { groupView } from "./group-view.ts";
 import {
   checkGroupName,
@@ -304,7 +304,8 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
       throw new Fault("NOT_FOUND", `No export "${operationId}"`, { details: { operationId } });
     },
 
-    failoverCandidates: async () => await Promise.all((await states()).map(candidateOf)),
+    failoverCandidates: async () =>
+      await Promise.all((await states()).map((state) => failoverCandidate(dependencies, state))),
 
     agents: () => lookAtAgents(dependencies),
 
@@ -342,69 +343,8 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
 
     powerOffMachine: async (site, machineId) => await siteAccess(dependencies, site).hypervisor.powerOff(machineId),
   };
-
-  async function candidateOf(state: GroupState): Promise<FailoverCandidate> {
-    const [live, points] = await Promise.all([
-      lookAtGroup(dependencies, state),
-      look(dependencies, () => pointsOf(state)),
-    ]);
-    const connected = live.progress?.connected ?? state.progress?.connected;
-    const facts = {
-      name: state.name,
-      phase: state.phase,
-      conditions: state.conditions,
-      hasPoint: (points?.length ?? 0) > 0,
-      sourceConnected: connected,
-    };
-    const planned = refusalOf(facts, "planned-failover");
-    const forced = refusalOf(facts, "failover", { sourceLost: true });
-    const blockers = [
-      ...(points === undefined ? [`The master target of site "${state.targetSite}" does not answer`] : []),
-      ...(forced === undefined
-        ? planned === undefined
-          ? []
-          : [`${planned.message}. ${planned.hint}`]
-        : [`${forced.message}. ${forced.hint}`]),
-    ];
-    const command = planned === undefined ? "--planned" : forced === undefined ? "--source-lost" : undefined;
-    return {
-      group: state.name,
-      phase: state.phase,
-      points: newestOfEachGrade(points ?? [], clock.now()),
-      blockers,
-      command:
-        command === undefined ? `leeward group show ${state.name}` : `leeward failover ${state.name} ${command} --yes`,
-    };
-  }
 }
 
 function isShown(state: GroupState): boolean {
   return state.phase !== "unprotected" || state.operations.some((operation) => operation.state === "running");
-}
-
-function newestOfEachGrade(points: readonly RecoveryPoint[], nowMs: number): FailoverCandidate["points"] {
-  const bookmark = points.filter((point) => point.name !== undefined).toSorted((a, b) => b.barrier - a.barrier)[0];
-  const selectors = [
-    "latest",
-    "latest-app",
-    "latest-verified",
-    ...(bookmark?.name === undefined ? [] : [`@${bookmark.name}`]),
-  ];
-  return selectors.flatMap((selector) => {
-    try {
-      const point = selectPoint(points, selector, nowMs);
-      return [
-        {
-          selector,
-          pointId: point.id,
-          cutAt: new Date(point.cutAtMs).toISOString(),
-          ageMs: nowMs - point.cutAtMs,
-          grade: point.grade,
-        },
-      ];
-    } catch (error) {
-      if (isFault(error, "POINT_NOT_FOUND") || isFault(error, "NO_POINT")) return []; // Nothing of that grade.
-      throw error;
-    }
-  });
 }
