@@ -1,9 +1,11 @@
 /** Composition root of the process server. */
 import { mkdirSync, readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
+import { Redis } from "ioredis";
 import { z } from "zod";
 import { Fault } from "#model/fault.ts";
 import { createTokenBucket } from "#model/token-bucket.ts";
+import type { Log } from "#ports/log.ts";
 import { systemClock } from "../adapters/clock/system-clock.ts";
 import { keepDialled } from "../adapters/link/keep-dialled.ts";
 import { createLink } from "../adapters/link/tls-link.ts";
@@ -12,6 +14,7 @@ import { systemRandom } from "../adapters/random/system-random.ts";
 import { serveProcessServer } from "../adapters/relay/serve.ts";
 import { createCompressPool } from "../process-server/compress-pool.ts";
 import { startProcessServer } from "../process-server/process-server.ts";
+import { createSiteCache, noSiteCache, type SiteCache } from "../process-server/site-cache.ts";
 
 const address = z.object({ host: z.string().min(1), port: z.int().min(0).max(65535) });
 
@@ -49,6 +52,8 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
     log,
   });
   const pool = createCompressPool(sibling("../process-server/compress-worker"), Math.min(COMPRESS_THREADS_MAX, availableParallelism()));
+  const redis = config.redisUrl === undefined ? undefined : connectRedis(config.redisUrl, log);
+  const cache = redis === undefined ? noSiteCache : createSiteCache(redis, { site: config.site, log });
   const server = await startProcessServer({
     link,
     listen: config.listen,
@@ -56,7 +61,8 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
     spoolBytesMax: config.spoolBytesMax,
     orderKey: readFileSync(config.orderKeyFile, "utf8"),
     compressPayload: pool.compress,
-    throttle: throttle(config.bandwidthBytesPerSecond),
+    cache,
+    throttle: throttle(config.bandwidthBytesPerSecond, cache),
     clock: systemClock,
     log,
   });
@@ -65,6 +71,7 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
   await control.close();
   await server.close();
   await pool.close();
+  redis?.disconnect();
 }
 
 /** Throws CONFIG_INVALID. */
@@ -83,11 +90,25 @@ function parseConfig(configFile: string): ProcessServerConfig {
   }
 }
 
-function throttle(bytesPerSecond: number | undefined): (bytes: number, signal: AbortSignal) => Promise<void> {
+/** Commands fail at once while Redis is away: nobody waits for a cache. */
+function connectRedis(url: string, log: Log): Redis {
+  const redis = new Redis(url, { enableOfflineQueue: false, maxRetriesPerRequest: 0, commandTimeout: 2_000, retryStrategy: (attempt) => Math.min(attempt * 200, 5_000) });
+  let known = false;
+  redis.on("error", (error: Error) => {
+    if (!known) log.warn("Redis is not reachable; going on without its cache", { error });
+    known = true;
+  });
+  redis.on("ready", () => (known = false));
+  return redis;
+}
+
+/** Shared with the site's other process servers while Redis answers, our own otherwise. */
+function throttle(bytesPerSecond: number | undefined, cache: SiteCache): (bytes: number, signal: AbortSignal) => Promise<void> {
   if (bytesPerSecond === undefined) return () => Promise.resolve();
   const bucket = createTokenBucket(bytesPerSecond, (bytesPerSecond * BURST_MS) / 1_000);
   return async (bytes, signal) => {
-    const waitMs = bucket.take(bytes, systemClock.monotonic());
+    const own = bucket.take(bytes, systemClock.monotonic());
+    const waitMs = (await cache.waitForTokens(bytes, bytesPerSecond)) ?? own;
     if (waitMs > 0) await systemClock.sleep(waitMs, signal);
   };
 }

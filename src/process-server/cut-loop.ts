@@ -56,7 +56,9 @@ async function oneStep(group: GroupContext): Promise<number> {
   const remaining = sum(before, (disk) => disk.remainingBytes);
   group.syncTotalBytes = remaining === 0 && !group.cycles.some(isSwept) ? 0 : Math.max(group.syncTotalBytes, remaining);
 
-  if (group.file.memory.cycle === 0 && group.stream === undefined) return show(group, "connecting", undefined, BLOCKED_PAUSE_MS);
+  // The target is asked once before the first cut of our life: it may know more than we do, numbers above all.
+  const blind = group.stream === undefined && (group.file.memory.cycle === 0 || !group.targetTried);
+  if (blind) return show(group, "connecting", undefined, BLOCKED_PAUSE_MS);
   if (remaining > 0) {
     rejectCuts(group, new Fault("NO_POINT", `Group "${order.groupName}" is being synchronised, ${remaining} bytes are left`, { hint: "Ask again when the sync has ended" }));
     if (group.stream === undefined) return show(group, "connecting", undefined, BLOCKED_PAUSE_MS);
@@ -167,7 +169,7 @@ async function resyncDisks(group: GroupContext): Promise<boolean> {
     const agent = machine === undefined ? undefined : group.agents.get(machine);
     if (agent === undefined) continue; // It is not of the group any more, or comes back.
     group.log.warn("A disk is compared as a whole", { diskId, reason });
-    await agent.call("agent.resync", { diskId, reason });
+    await agent.call("agent.resync", { groupId: group.order.groupId, diskId, reason });
     group.resyncs.delete(diskId);
   }
   return true;

@@ -1,6 +1,7 @@
 /** One cycle of a group on its way: what was counted, what the cut said, and where its frames are. */
 import type { Fault } from "#model/fault.ts";
 import type { OpenCycle } from "#model/cycle-rules.ts";
+import type { Statement } from "#model/repeat-filter.ts";
 import type { AgentDisk } from "#ports/source-link.ts";
 import type { SpoolCycle } from "./spool.ts";
 
@@ -23,10 +24,20 @@ export interface DiskCount {
   /** Records on their way or sent, as far as the mover must wait for them. */
   sweepRecords: number;
   deltaRecords: number;
+  /** What the deltas say, for the site's cache; undefined once there is too much of it, or a sweep says something too. */
+  said: Statement[] | undefined;
+}
+
+const STATEMENTS_MAX = 50_000;
+
+export function addStatements(count: DiskCount, said: readonly Statement[]): void {
+  if (count.said === undefined) return;
+  if (count.said.length + said.length > STATEMENTS_MAX) count.said = undefined;
+  else for (const statement of said) count.said.push(statement);
 }
 
 export function newCycle(number: number, spool: SpoolCycle, diskIds: readonly string[]): Cycle {
-  const counts = new Map(diskIds.map((diskId) => [diskId, { sweepRecords: 0, deltaRecords: 0 }]));
+  const counts = new Map(diskIds.map((diskId) => [diskId, { sweepRecords: 0, deltaRecords: 0, said: [] }]));
   return { number, spool, counts, cutAtMs: 0, point: false, disks: [], complete: false, commitSent: false, fault: undefined };
 }
 

@@ -20,6 +20,7 @@ import { hasRecords, type Cycle } from "./cycle.ts";
 import type { CutMember } from "./group-cut.ts";
 import type { GroupFile } from "./group-file.ts";
 import type { MoverStream } from "./mover-stream.ts";
+import type { SiteCache } from "./site-cache.ts";
 import type { Spool } from "./spool.ts";
 import type { StreamReducer } from "./stream-reducer.ts";
 import { createWake, type Wake } from "./wake.ts";
@@ -28,6 +29,7 @@ export interface GroupDeps {
   readonly link: Link;
   readonly agents: AgentRegistry;
   readonly spool: Spool;
+  readonly cache: SiteCache;
   /** Tokens for `bytes` on the WAN; settles when they may be sent. */
   readonly throttle: (bytes: number, signal: AbortSignal) => Promise<void>;
   readonly clock: Clock;
@@ -43,6 +45,8 @@ export interface GroupContext extends GroupDeps {
   /** Being swept, cut or shipped. */
   current: Cycle | undefined;
   stream: MoverStream | undefined;
+  /** A stream was opened, or could not be, since we started. */
+  targetTried: boolean;
   state: SourceState["state"];
   cutFault: Fault | undefined;
   streamFault: Fault | undefined;
@@ -75,6 +79,7 @@ export function createGroupContext(deps: GroupDeps, order: ReplicationOrder, fil
     cycles: [],
     current: undefined,
     stream: undefined,
+    targetTried: false,
     state: "idle",
     cutFault: undefined,
     streamFault: undefined,

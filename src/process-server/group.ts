@@ -10,7 +10,7 @@ import type { SourceState } from "#ports/process-server.ts";
 import type { ReplicationOrder } from "#ports/replication.ts";
 import type { ArrivedFrames } from "./agent-registry.ts";
 import { runCutLoop } from "./cut-loop.ts";
-import type { Cycle } from "./cycle.ts";
+import { addStatements, type Cycle } from "./cycle.ts";
 import { createGroupContext, diskIdsOf, fencedFault, giveUp, isFenced, reportedDisks, type CutRequest, type GroupContext, type GroupDeps } from "./group-context.ts";
 import type { GroupFile } from "./group-file.ts";
 import { liftsFence } from "./order.ts";
@@ -139,7 +139,9 @@ async function takePayload(group: GroupContext, cycle: Cycle, { diskId, payload,
   let sweeps = 0;
   for (const record of readFrameRecords(payload)) {
     records += 1;
-    if (record.kind === KIND_SWEEP) sweeps += 1;
+    if (record.kind !== KIND_SWEEP) continue;
+    sweeps += 1;
+    group.reducer.forgetSwept(diskId, record);
   }
   if (sweeps > 0 && sweeps < records) throw new Fault("PROTOCOL_INVALID", "Expected one kind of frames in a payload");
   if (sweeps > 0) {
@@ -148,11 +150,13 @@ async function takePayload(group: GroupContext, cycle: Cycle, { diskId, payload,
     const sent = compress ? await group.reducer.compressOnly(payload) : payload;
     await group.throttle(sent.length, group.stop.signal);
     count.sweepRecords += records;
+    count.said = undefined;
     await stream.relay(lane, diskId, cycle.number, sent);
   } else if (records > 0) {
     const reduced = await group.reducer.reduce(diskId, payload, compress);
-    if (reduced.records === 0) return;
-    count.deltaRecords += reduced.records;
+    if (reduced.said.length === 0) return;
+    count.deltaRecords += reduced.said.length;
+    addStatements(count, reduced.said);
     await cycle.spool.append(diskId, reduced.payload);
   }
 }

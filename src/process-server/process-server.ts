@@ -15,6 +15,7 @@ import { createAgentRegistry, readAgentDisks } from "./agent-registry.ts";
 import { startGroup, type Group } from "./group.ts";
 import { openGroupFile } from "./group-file.ts";
 import { openOrderBook } from "./order-book.ts";
+import type { SiteCache } from "./site-cache.ts";
 import { openSpool } from "./spool.ts";
 import { createStreamReducer, type CompressPayload } from "./stream-reducer.ts";
 
@@ -26,6 +27,7 @@ export interface ProcessServerOptions {
   /** Control's public key, PEM. */
   readonly orderKey: string;
   readonly compressPayload: CompressPayload;
+  readonly cache: SiteCache;
   readonly throttle: (bytes: number, signal: AbortSignal) => Promise<void>;
   readonly clock: Clock;
   readonly log: Log;
@@ -113,7 +115,7 @@ export async function startProcessServer(options: ProcessServerOptions): Promise
   function start(order: ReplicationOrder): void {
     const { groupId } = order;
     const file = openGroupFile(join(stateDir, "groups", `${groupId}.json`));
-    const deps = { link, agents, spool, throttle, clock, log: log.child({ groupId }) };
+    const deps = { link, agents, spool, cache: options.cache, throttle, clock, log: log.child({ groupId }) };
     groups.set(groupId, startGroup(deps, order, { file, reducer: createStreamReducer(options.compressPayload) }));
   }
 

@@ -33,6 +33,7 @@ export async function runSendLoop(group: GroupContext): Promise<void> {
         continue;
       }
       group.stream ??= await openStream(group);
+      group.targetTried = true;
       const cycle = group.cycles[0];
       if (cycle === undefined || cycle.cutAtMs === 0) await group.sendWake.wait(IDLE_MS, signal);
       else {
@@ -51,6 +52,7 @@ export async function runSendLoop(group: GroupContext): Promise<void> {
       if (error.code === "INTERRUPTED") continue;
       if (group.streamFault?.code !== error.code) group.log.warn("The target does not take the group's stream", { fault: error });
       group.streamFault = error;
+      group.targetTried = true;
       await pause(group, reopenMs);
       reopenMs = Math.min(reopenMs * 2, REOPEN_MS_MAX);
     }
@@ -97,7 +99,7 @@ async function openStream(group: GroupContext): Promise<MoverStream> {
     tails: { ...file.memory.tails, ...Object.fromEntries(tails) },
     ...(found.behind.length > 0 ? { committed: Math.min(file.memory.committed, ...found.behind.map((diskId) => tails.get(diskId) ?? 0)) } : {}),
   });
-  if (found.foreign) group.reducer.forget();
+  if (found.foreign || found.behind.length > 0) group.reducer.forget();
   if (found.giveUpFrom !== undefined) {
     giveUp(group, found.giveUpFrom, new Fault("PEER_UNREACHABLE", found.foreign ? "Another process server has gone on with the group" : "Parts of these cycles were lost with the stream"));
   }
@@ -106,6 +108,7 @@ async function openStream(group: GroupContext): Promise<MoverStream> {
     const pending = group.cycles.some((cycle) => recordsOf(cycle, disk.diskId) > 0);
     if (tails.get(disk.diskId) === 0 && !pending && disk.unsyncedBytes < disk.sizeBytes) group.resyncs.set(disk.diskId, "the target has nothing of this disk");
   }
+  await rememberRepeats(group, tails);
   group.log.info("The target takes the group's stream", { cycle: file.memory.cycle, resyncs: [...group.resyncs.keys()] });
   group.streamFault = undefined;
   const lost = (): void => {
@@ -115,6 +118,15 @@ async function openStream(group: GroupContext): Promise<MoverStream> {
   void stream.closed.then(lost);
   group.cutWake.wake();
   return stream;
+}
+
+/** What a former life of ours, or another process server of the site, said last: only if it is exactly what the store has, and nothing is on its way. */
+async function rememberRepeats(group: GroupContext, tails: ReadonlyMap<string, number>): Promise<void> {
+  const { groupId, branch } = group.order;
+  for (const [diskId, cycle] of tails) {
+    const said = cycle === 0 ? undefined : await group.cache.said({ groupId, diskId, branch }, cycle);
+    if (said !== undefined && group.cycles.length === 0) group.reducer.restore(diskId, said);
+  }
 }
 
 /** Throws INTERRUPTED when the cycle is given up meanwhile. */
@@ -171,7 +183,11 @@ async function committed(group: GroupContext, cycle: Cycle, answer: CommitAnswer
       if (cycle.cutAtMs >= request.askedAtMs) request.resolve({ barrier: answer.barrierNumber, cutAtMs: cycle.cutAtMs });
     }
   }
-  await Promise.all(order.members.map(({ machine }) => tellCommitted(group, machine, cycle.number)));
+  const { groupId, branch } = order;
+  await Promise.all([
+    ...order.members.map(({ machine }) => tellCommitted(group, machine, cycle.number)),
+    ...answer.committed.map(({ diskId }) => group.cache.committed({ groupId, diskId, branch }, cycle.number, cycle.counts.get(diskId)?.said)),
+  ]);
   group.cutWake.wake();
 }
 

@@ -16,6 +16,7 @@ import { openSweepLane } from "../../src/agent/sweep-lane.ts";
 import { connectTap } from "../../src/capture/tap/tap-client.ts";
 import { createCompressPool } from "../../src/process-server/compress-pool.ts";
 import { startProcessServer, type RunningProcessServer } from "../../src/process-server/process-server.ts";
+import { noSiteCache, type SiteCache } from "../../src/process-server/site-cache.ts";
 import type { Link } from "#ports/link.ts";
 import type { ReplicationOrder, SignedOrder } from "#ports/replication.ts";
 import type { HistoryDisk } from "../capture/write-history.ts";
@@ -54,6 +55,7 @@ export interface Machine {
 export interface SiteOptions {
   readonly spoolBytesMax?: number;
   readonly frozenBytesMax?: number;
+  readonly cache?: SiteCache;
 }
 
 export async function startSourceSite(options: SiteOptions = {}): Promise<SourceSite> {
@@ -75,6 +77,7 @@ export async function startSourceSite(options: SiteOptions = {}): Promise<Source
       spoolBytesMax: options.spoolBytesMax ?? 64 << 20,
       orderKey,
       compressPayload: pool.compress,
+      cache: options.cache ?? noSiteCache,
       throttle: () => Promise.resolve(),
       clock: systemClock,
       log: testLog.child({ role: "process-server" }),

@@ -1,0 +1,121 @@
+/**
+ * What process servers of a site share through Redis: the digests of what their streams said last, and the tokens of the WAN's bandwidth. Redis is
+ * never the only home of anything: without it a repeat is shipped again, and each process server keeps the limit for itself.
+ *
+ * Digests of a disk, per (branch, cycle):
+ *
+ * ```
+ *  leeward:said:GROUP:DISK   hash   "branch" → name, "cycle" → last committed cycle, BLOCK → "cycle blocks d d d d" or "cycle blocks -"
+ * ```
+ *
+ * Invariants:
+ * - a commit's statements and the new cycle are written in one transaction, and only on top of the cycle before it: a lost write makes the next
+ *   one begin anew;
+ * - it is believed only when branch and cycle are those of the store's tail. Otherwise it is deleted.
+ */
+import type { Redis } from "ioredis";
+import type { Statement } from "#model/repeat-filter.ts";
+import type { Log } from "#ports/log.ts";
+
+export interface SiteCache {
+  /** What the stream of this disk said, in order; undefined when nothing is known of exactly this tail. Never throws. */
+  said(disk: CachedDisk, cycle: number): Promise<readonly Statement[] | undefined>;
+  /** The commit of `cycle` said this; `said` undefined: too much to keep. Settles soon, never throws. */
+  committed(disk: CachedDisk, cycle: number, said: readonly Statement[] | undefined): Promise<void>;
+  /** Ms to wait before `bytes` may be sent, shared by all process servers of the site; undefined when Redis does not answer. */
+  waitForTokens(bytes: number, bytesPerSecond: number): Promise<number | undefined>;
+}
+
+export interface CachedDisk {
+  readonly groupId: string;
+  readonly diskId: string;
+  readonly branch: string;
+}
+
+/** Without Redis. */
+export const noSiteCache: SiteCache = {
+  said: () => Promise.resolve(undefined),
+  committed: () => Promise.resolve(),
+  waitForTokens: () => Promise.resolve(undefined),
+};
+
+/** Statements of a disk kept at most, about 60 bytes each. */
+const STATEMENTS_MAX = 200_000;
+const LIFE_SECONDS = 86_400;
+const BURST_MS = 250;
+/** The time at which all that was taken is paid back, in Redis's own clock: one key, moved forward atomically. */
+const TAKE = `
+local time = redis.call('TIME')
+local now = time[1] * 1000 + time[2] / 1000
+local free = math.max(now - ARGV[2], tonumber(redis.call('GET', KEYS[1]) or '0')) + ARGV[1]
+redis.call('SET', KEYS[1], string.format('%.3f', free), 'PX', 60000)
+return string.format('%.3f', free - now)
+`;
+
+export function createSiteCache(redis: Redis, options: { readonly site: string; readonly log: Log }): SiteCache {
+  const { site, log } = options;
+  /** Cycle that the cache was last brought to by us, per key. */
+  const written = new Map<string, number>();
+  let failing = false;
+
+  return {
+    said: (disk, cycle) =>
+      attempt(async () => {
+        const key = keyOf(disk);
+        const fields = await redis.hgetall(key);
+        if (fields["branch"] !== disk.branch || fields["cycle"] !== String(cycle)) {
+          await redis.del(key);
+          return undefined;
+        }
+        written.set(key, cycle);
+        return Object.entries(fields)
+          .flatMap(([field, value]) => parseStatement(field, value) ?? [])
+          .sort((a, b) => a.cycle - b.cycle)
+          .map(({ statement }) => statement);
+      }),
+    committed: async (disk, cycle, said) => {
+      const key = keyOf(disk);
+      const former = written.get(key);
+      written.delete(key); // Until it is known to be written.
+      await attempt(async () => {
+        const goesOn = former !== undefined && said !== undefined && (await redis.hget(key, "cycle")) === String(former) && (await redis.hlen(key)) < STATEMENTS_MAX;
+        const change = redis.multi();
+        if (!goesOn) change.del(key);
+        change.hset(key, { branch: disk.branch, cycle, ...Object.fromEntries((said ?? []).map((statement) => [statement.block, formatStatement(statement, cycle)])) });
+        change.expire(key, LIFE_SECONDS);
+        await change.exec();
+        written.set(key, cycle);
+      });
+    },
+    waitForTokens: (bytes, bytesPerSecond) =>
+      attempt(async () => Math.max(0, Number(await redis.eval(TAKE, 1, `leeward:bandwidth:${site}`, (bytes / bytesPerSecond) * 1_000, BURST_MS)))),
+  };
+
+  async function attempt<T>(work: () => Promise<T>): Promise<T | undefined> {
+    try {
+      const result = await work();
+      failing = false;
+      return result;
+    } catch (error) {
+      // A cache: without it everything is slower, and right.
+      if (!failing) log.warn("The site's cache does not answer; going on without", { error });
+      failing = true;
+      return undefined;
+    }
+  }
+}
+
+function keyOf({ groupId, diskId }: CachedDisk): string {
+  return `leeward:said:${groupId}:${diskId}`;
+}
+
+function formatStatement({ blocks, digest }: Statement, cycle: number): string {
+  return `${cycle} ${blocks} ${digest === undefined ? "-" : digest.join(" ")}`;
+}
+
+function parseStatement(field: string, value: string): { readonly cycle: number; readonly statement: Statement } | undefined {
+  const numbers = value.split(" ").map(Number);
+  if (!/^[0-9]+$/.test(field)) return undefined; // "branch" and "cycle".
+  const [cycle = 0, blocks = 0, a = 0, b = 0, c = 0, d = 0] = numbers;
+  return { cycle, statement: { block: Number(field), blocks, digest: numbers.length === 6 ? [a, b, c, d] : undefined } };
+}
