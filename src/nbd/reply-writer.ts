@@ -6,12 +6,24 @@
  *                                        reply that has a buffer of its own
  * ```
  *
+ * A small write mostly ends in the socket's buffer before `write` returns: then the batch is free again at once, and no callback is needed.
+ *
  * Invariant: bytes leave in the order in which they were added; a buffer returns to the pool only after the socket is done with it.
  */
 import type { BufferPool } from "./buffer-pool.ts";
 
 /** Largest reply that is gathered; larger ones have their own buffer. */
 export const BATCH_BYTES = 256 << 10;
+
+/** Up to here a write that finds the socket empty fits in whole. */
+const SMALL_BYTES = 64 << 10;
+
+/** What we use of a socket. */
+export interface ReplySink {
+  write(bytes: Uint8Array, done?: () => void): unknown;
+  /** Bytes that were written and not taken yet. */
+  readonly writableLength: number;
+}
 
 export interface ReplyWriter {
   /** Room for `bytes` (at most BATCH_BYTES) in the batch: write at `at` of `buffer`, then `added(bytes)`. */
@@ -26,32 +38,29 @@ export interface ReplyWriter {
   flushLater(): void;
   /** Bytes that the socket has not taken yet. */
   readonly waitingBytes: number;
+  /** The session is over: nothing is added any more. */
+  release(): void;
 }
 
-export function createReplyWriter(pool: BufferPool, write: (bytes: Buffer, done: () => void) => void, drained: () => void): ReplyWriter {
+export function createReplyWriter(pool: BufferPool, sink: ReplySink): ReplyWriter {
   let batch: Buffer | undefined;
   let used = 0;
-  let waitingBytes = 0;
   let scheduled = false;
   const place: { buffer: Buffer; at: number } = { buffer: Buffer.alloc(0), at: 0 };
 
-  function send(bytes: Buffer, done: () => void): void {
-    waitingBytes += bytes.length;
-    write(bytes, () => {
-      waitingBytes -= bytes.length;
-      done();
-      drained();
-    });
-  }
-
   function flush(): void {
-    if (batch === undefined) return;
+    if (batch === undefined || used === 0) return;
     const full = batch;
-    const bytes = used;
-    batch = undefined;
+    const bytes = full.subarray(0, used);
     used = 0;
-    if (bytes === 0) pool.give(full);
-    else send(full.subarray(0, bytes), () => pool.give(full));
+    if (bytes.length > SMALL_BYTES || sink.writableLength > 0) {
+      batch = undefined;
+      sink.write(bytes, () => pool.give(full));
+      return;
+    }
+    sink.write(bytes);
+    // Rarely, the socket has not taken it and keeps it: then it is not used again.
+    if (sink.writableLength > 0) batch = undefined;
   }
 
   return {
@@ -70,11 +79,11 @@ export function createReplyWriter(pool: BufferPool, write: (bytes: Buffer, done:
       const before = batch.subarray(0, used);
       batch = undefined;
       used = 0;
-      if (before.length > 0) send(before, () => undefined);
+      if (before.length > 0) sink.write(before);
     },
     sendOwn(bytes, done) {
       flush();
-      send(bytes, done);
+      sink.write(bytes, done);
     },
     flush,
     flushLater() {
@@ -86,7 +95,12 @@ export function createReplyWriter(pool: BufferPool, write: (bytes: Buffer, done:
       });
     },
     get waitingBytes() {
-      return waitingBytes;
+      return sink.writableLength;
+    },
+    release() {
+      if (batch !== undefined) pool.give(batch);
+      batch = undefined;
+      used = 0;
     },
   };
 }

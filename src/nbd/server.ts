@@ -91,14 +91,7 @@ function runSession(socket: Socket, exports: NbdExportTable, pool: BufferPool, l
   let ending = false;
   const negotiation = createNegotiation(exports);
   const deadline = setTimeout(() => end("no export was chosen in time"), NEGOTIATION_MS);
-  const writer = createReplyWriter(
-    pool,
-    (bytes, done) => void socket.write(bytes, done),
-    () => {
-      transmission?.resume();
-      progress();
-    },
-  );
+  const writer = createReplyWriter(pool, socket);
 
   /** Nothing further is read; what is in flight is answered, then the socket ends. */
   function end(reason: string | undefined): void {
@@ -151,11 +144,16 @@ function runSession(socket: Socket, exports: NbdExportTable, pool: BufferPool, l
     }
     progress();
   });
+  socket.on("drain", () => {
+    transmission?.resume();
+    progress();
+  });
   socket.once("end", () => end(undefined));
   socket.on("error", (error) => log?.debug("NBD connection was lost", { export: exportName ?? null, error: error.message }));
   socket.once("close", () => {
     clearTimeout(deadline);
     ending = true;
+    writer.release();
   });
 
   return {

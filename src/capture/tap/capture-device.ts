@@ -249,6 +249,7 @@ export function createCaptureDevice(options: CaptureOptions): CaptureDevice {
   }
 
   async function clearIntent(of: WriteIntent): Promise<void> {
+    if (!of.clearable(isClean)) return;
     const before = commits;
     try {
       await device.flush();

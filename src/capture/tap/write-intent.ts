@@ -72,8 +72,8 @@ export interface WriteIntent {
   set(block: number, count: number): Promise<void>;
   /** Clear the bit of each region for which `isClean` holds now. The caller has flushed the image. */
   clear(isClean: (block: number, count: number) => boolean): void;
-  /** Whether any bit could be cleared. */
-  readonly anySet: boolean;
+  /** Whether `clear` would clear anything: if not, the flush before it can be saved. */
+  clearable(isClean: (block: number, count: number) => boolean): boolean;
   /** The clean stop. The image was flushed, nothing is written any more; `imageMtimeNs` is from after its close. */
   close(clean: { readonly imageMtimeNs: bigint } | undefined): Promise<void>;
 }
@@ -121,12 +121,15 @@ function createWriteIntent(path: string, fd: number, identity: IntentIdentity): 
   let writing: Promise<void> | undefined;
   let gaveUp = false;
   let closed = false;
-  let setCount = states.reduce((count, state) => count + (state === CLEAR ? 0 : 1), 0);
+
+  function blocksOf(region: number): [block: number, count: number] {
+    const first = region * REGION_BLOCKS;
+    return [first, Math.min(REGION_BLOCKS, blocks - first)];
+  }
 
   function change(region: number, value: boolean): void {
     if (value) setBit(bits, region);
     else clearBit(bits, region);
-    setCount += value ? 1 : -1;
     changedPages.add(Math.floor(region / 8 / PAGE_BYTES));
   }
 
@@ -168,7 +171,6 @@ function createWriteIntent(path: string, fd: number, identity: IntentIdentity): 
         if (states[region] !== SETTING) continue;
         states[region] = CLEAR;
         clearBit(bits, region);
-        setCount--;
       }
       for (const waiter of round) waiter.reject(fault);
       return;
@@ -188,8 +190,9 @@ function createWriteIntent(path: string, fd: number, identity: IntentIdentity): 
     bootId: identity.bootId,
     generation,
     found: typeof before === "string" ? { runs: [{ start: 0, count: blocks }], reason: before } : foundIn(bits, regions, blocks, before.reason),
-    get anySet() {
-      return setCount > 0;
+    clearable(isClean) {
+      for (let region = 0; region < regions; region++) if (states[region] === DURABLE && isClean(...blocksOf(region))) return true;
+      return false;
     },
     covers(block, count) {
       if (gaveUp) return true;
@@ -215,8 +218,7 @@ function createWriteIntent(path: string, fd: number, identity: IntentIdentity): 
       if (gaveUp) return;
       for (let region = 0; region < regions; region++) {
         if (states[region] !== DURABLE) continue;
-        const first = region * REGION_BLOCKS;
-        if (!isClean(first, Math.min(REGION_BLOCKS, blocks - first))) continue;
+        if (!isClean(...blocksOf(region))) continue;
         states[region] = CLEAR;
         change(region, false);
       }
