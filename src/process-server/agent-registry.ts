@@ -67,9 +67,8 @@ export function createAgentRegistry(options: AgentRegistryOptions): AgentRegistr
     get: (machine) => agents.get(machine),
     reported: (machine, groupId) => reports.get(machine)?.disks.filter((disk) => disk.groupId === groupId) ?? [],
     note(machine, disks) {
-      const report = reports.get(machine);
-      if (report === undefined) return;
-      report.disks = [...report.disks.filter((old) => !disks.some((disk) => disk.diskId === old.diskId)), ...disks];
+      const known = reports.get(machine)?.disks ?? [];
+      keep(machine, [...known.filter((old) => !disks.some((disk) => disk.diskId === old.diskId)), ...disks]);
     },
     get known() {
       return [...reports].map(([machine, { bootId, disks }]) => ({ machine, connected: agents.has(machine), bootId, disks }));
@@ -87,11 +86,7 @@ export function createAgentRegistry(options: AgentRegistryOptions): AgentRegistr
         "agent.report": async (params) => {
           if (session === undefined) throw new Fault("PROTOCOL_INVALID", "Expected agent.hello before a report");
           const disks = readAgentDisks(params);
-          if (agents.get(machine) !== session) return;
-        const before = reports.get(machine)?.disks ?? [];
-        reports.set(machine, { bootId: session.hello.bootId, disks });
-        const usable = (all: readonly AgentDisk[]): number => all.filter((disk) => disk.fault === undefined && disk.sizeBytes > 0).length;
-        if (usable(before) !== usable(disks)) onChange(machine);
+          if (agents.get(machine) === session) keep(machine, disks);
         },
         "lane.join": async (params) => {
           if (agents.get(machine)?.hello.sessionId !== readText(params, "sessionId")) {
@@ -110,6 +105,15 @@ export function createAgentRegistry(options: AgentRegistryOptions): AgentRegistr
       };
     },
   };
+
+  function keep(machine: string, disks: readonly AgentDisk[]): void {
+    const report = reports.get(machine);
+    if (report === undefined) return; // It never said hello.
+    const before = report.disks;
+    report.disks = disks;
+    const usable = (all: readonly AgentDisk[]): number => all.filter((disk) => disk.fault === undefined && disk.sizeBytes > 0).length;
+    if (usable(before) !== usable(disks)) onChange(machine);
+  }
 
   function welcome(peer: Peer, machine: string, hello: AgentHello): ConnectedAgent {
     agents.get(machine)?.close(new Fault("PEER_UNREACHABLE", `A newer connection of "${machine}" took over`));
