@@ -18,7 +18,7 @@ export function showGroup(record: GroupRecord, waitsFor: string): void {
   setCurrentDetails(groupDetails(record, health, waitsFor));
   const shown = [record.phase, healthLevel(health), isRpoBreach(health), record.activeSite, record.epoch, record.conditions.join()].join("|");
   if (shown === record.shown || record.name === "" || record.sourceSite === "") return;
-  if (record.shown === "") upsertMemo({ name: record.name, summary: groupSummary(record) });
+  if (record.shown === "") upsertMemo(groupMemo(record));
   record.shown = shown;
   const cutAtMs = record.progress?.barrierCutAtMs ?? 0;
   upsertSearchAttributes([
@@ -31,6 +31,10 @@ export function showGroup(record: GroupRecord, waitsFor: string): void {
     { key: EPOCH, value: record.epoch },
     ...(cutAtMs === 0 ? [] : [{ key: LAST_POINT, value: new Date(cutAtMs) }]),
   ]);
+}
+
+export function groupMemo(record: GroupRecord): Record<string, unknown> {
+  return { name: record.name, summary: groupSummary(record) };
 }
 
 function groupDetails(record: GroupRecord, health: readonly HealthReason[], waitsFor: string): string {

@@ -22,12 +22,12 @@
  *
  * Source: docs/orchestration.md.
  */
-import { allHandlersFinished, CancellationScope, condition, continueAsNew, isCancellation, log, setHandler, workflowInfo, defineQuery } from "@temporalio/workflow";
+import { allHandlersFinished, CancellationScope, condition, isCancellation, log, makeContinueAsNewFunc, setHandler, workflowInfo, defineQuery } from "@temporalio/workflow";
 import { CONDITIONS, nextPhase } from "#model/group-phase.ts";
 import { applyEnd, applyLoss, forgetTest } from "./group-children.ts";
 import { emptyRecord, hasCondition, operationOf, putOperation, restoredRecord, setCondition, stateOf, takeProgress, type GroupRecord } from "./group-record.ts";
 import { handleUpdates, type Group } from "./group-updates.ts";
-import { showGroup } from "./group-view.ts";
+import { groupMemo, showGroup } from "./group-view.ts";
 import { watchProtected, watchReplicaWindow } from "./group-windows.ts";
 import { QUERIES, type GroupStart, type GroupState } from "./messages.ts";
 import { protectGroup, unprotectGroup, type Asked } from "./group-protect.ts";
@@ -69,7 +69,8 @@ export async function protectionGroup(start: GroupStart): Promise<GroupState> {
     while (record.phase !== "unprotected") {
       const fresh = workflowInfo().continueAsNewSuggested || windows >= (start.limits?.windowsPerRun ?? WINDOWS_PER_RUN);
       if (fresh && mayStartAfresh(record)) {
-        if (allHandlersFinished()) return await continueAsNew<typeof protectionGroup>({ ...start, state: record });
+        // Search attributes go along by themselves, the memo does not.
+        if (allHandlersFinished()) return await makeContinueAsNewFunc<typeof protectionGroup>({ memo: groupMemo(record) })({ ...start, state: record });
         overdue += 1;
         group.draining = overdue > PATIENCE_WINDOWS;
       }
