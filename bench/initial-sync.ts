@@ -155,8 +155,9 @@ async function initialSync(store: StoreAccess, round: number): Promise<Run> {
   };
 }
 
-const mebibytes = (byName: Readonly<Record<string, number>>): Record<string, number> =>
-  Object.fromEntries(Object.entries(byName).map(([name, bytes]) => [name, Math.round(bytes / 2 ** 20)]));
+function mebibytes(byName: Readonly<Record<string, number>>): Record<string, number> {
+  return Object.fromEntries(Object.entries(byName).map(([name, bytes]) => [name, Math.round(bytes / 2 ** 20)]));
+}
 
 /** Agent, tap, process server, master target and mover: everything of ours between the disk and S3. */
 function dataPath(): { name: string; pid: number }[] {

@@ -127,8 +127,7 @@ export function addSystemCommands(program: Command, { client, embedded, rescue, 
         const opened = await api.openExport(name, { point: options.point, writable: options.writable ?? false });
         output.answer(opened, (value) => value.disks.map((disk) => `${disk.diskId}  ${disk.url}`).join("\n"));
         output.say("Serving until interrupted (Ctrl-C)");
-        if (!stop.aborted)
-          await new Promise<void>((resolve) => stop.addEventListener("abort", () => resolve(), { once: true }));
+        await untilStopped(stop);
         await api.closeExport(opened.operationId);
       },
     );
@@ -151,4 +150,12 @@ export function addSystemCommands(program: Command, { client, embedded, rescue, 
         await role(name, command.optsWithGlobals<{ readonly config: string }>().config);
       });
   }
+}
+
+/** A listener alone would not keep the program running. */
+async function untilStopped(stop: AbortSignal): Promise<void> {
+  const keepRunning = setInterval(() => undefined, 60_000);
+  if (!stop.aborted)
+    await new Promise<void>((resolve) => stop.addEventListener("abort", () => resolve(), { once: true }));
+  clearInterval(keepRunning);
 }
