@@ -135,7 +135,6 @@ async function runHistory(options: { points: number; overflows: number; frozenBy
     const counts = { points: 0, cuts: 0, lost: 0, overflows: 0 };
     // A cut that is not committed breaks the chain: points begin again with the first cycle that was begun after it came back to dirty.
     let brokenAt = 0;
-    let committedUpTo = 0;
     let open: Promise<ReadCycle | undefined>[] = [];
     const pause = async (): Promise<void> => {
       if (random() < 0.5) await new Promise((resolve) => setTimeout(resolve, random() * 8));
@@ -150,7 +149,6 @@ async function runHistory(options: { points: number; overflows: number; frozenBy
         return;
       }
       await commit(tracked, cycle, replicas);
-      committedUpTo = cycle.cutId;
       if (cycle.wasSynced && cycle.held && cycle.after > brokenAt) {
         history.judge(replicas, cycle);
         counts.points++;
@@ -183,7 +181,6 @@ async function runHistory(options: { points: number; overflows: number; frozenBy
       await commit(tracked, read, replicas);
       if (read.wasSynced) break;
     }
-    assert.ok(committedUpTo > 0);
     for (const [index, tap] of taps.entries()) assert.ok(readFileSync(tap.image).equals(replicas[index]!), `disk ${index} differs in the end`);
     return { ...counts, changes: history.changes, gapsMs: taps.flatMap((tap) => tap.gapsMs) };
   } finally {
