@@ -17,7 +17,7 @@
  *   machine's write goes on;
  * - a hold ends by itself at its bound, whoever asked for it has died or not.
  *
- * Source: docs/replication.md, "The tap".
+ * Source: docs/protocol.md, "Agent and tap"; docs/decisions/0003 and 0008.
  */
 import { BlockSet } from "#model/block-set.ts";
 import type { BlockRun } from "#model/block-set.ts";

@@ -30,7 +30,7 @@
  *
  * The checksum does not cover the bits: a torn write of them leaves bits old or new, and a write never starts before its bit is known
  * to be there. The modification time of a block device's node says nothing; for those the rule "image untouched" always holds.
- * Source: docs/format.md, "Write intent".
+ * This comment is the description of the file; it never leaves the machine.
  */
 import { closeSync, fdatasync, fstatSync, fsyncSync, mkdirSync, openSync, readSync, unlinkSync, write, writeSync } from "node:fs";
 import { dirname } from "node:path";
