@@ -211,5 +211,12 @@ function describeStatus(status: StatusView): string {
     ...status.roles.map((one) => [one.site, one.role, one.name, one.connected ? "connected" : "not connected"]),
   ]);
   const temporal = `Temporal ${status.temporal.reachable ? "reachable" : "NOT reachable"}${status.temporal.uiUrl === undefined ? "" : `, Web UI ${status.temporal.uiUrl}`}`;
-  return [roles, "", temporal, ...(status.problems ?? []), "", describeGroups(status.groups)].join("\n");
+  return [
+    roles,
+    "",
+    temporal,
+    ...status.problems.map((problem) => `${problem.code}: ${problem.message}`),
+    "",
+    describeGroups(status.groups),
+  ].join("\n");
 }
