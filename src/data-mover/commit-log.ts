@@ -54,6 +54,11 @@ export interface DiskWriter {
    * done, for its last commit may have landed or not: open again, and look at `data`.
    */
   commit(request: CommitRequest): Promise<DataPosition>;
+  /**
+   * Throws FENCED when somebody newer has claimed the disk. To be called for every member after writing a barrier for a cut in which
+   * nothing changed, before it is acknowledged: no commit of that cut has looked.
+   */
+  assertNewest(): Promise<void>;
 }
 
 /**
@@ -94,7 +99,7 @@ async function claimAsWriter(disk: DiskContext, request: OpenRequest, holder: st
   }
 }
 
-/** Step 4: the tail was listed after our claim, so a newer writer may be in it already. */
+/** Also step 4: the tail was listed after our claim, so a newer writer may be in it already. */
 async function assertNewest(disk: DiskContext, own: Own, tail: Position): Promise<void> {
   const newer = await readNewerClaim(disk, own.epoch);
   if (newer !== undefined) throw fencedBy(disk, newer, own);
@@ -128,6 +133,7 @@ function writerAt(disk: DiskContext, own: Own, opened: Tail): DiskWriter {
       state = "ready";
       return tail.data;
     },
+    assertNewest: () => assertNewest(disk, own, tail), // [quiet barrier]
   };
 }
 

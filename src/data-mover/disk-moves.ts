@@ -51,7 +51,10 @@ export interface FencedDisk {
   readonly branch: string;
   /** Epoch of the fence. */
   readonly epoch: number;
-  /** The last commit before the fence that counts: no older writer can add to it. The same for every caller. */
+  /**
+   * The last commit before the fence that counts: no older writer can add to it. The same for every caller, unless the branch has gone on
+   * and been collected since: then some later commit that counts.
+   */
   readonly last: Tail;
 }
 

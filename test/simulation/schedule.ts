@@ -79,10 +79,10 @@ function start(protocol: Protocol, seed: number, options: WorldOptions): { world
   const { scheduler } = world;
   const { dice } = scheduler;
   // Collection needs a long life, and shows its worst to those who slept through it.
-  const collects = dice.chance(0.2);
+  const collects = options.collects ?? dice.chance(0.2);
   const stormUntil = (collects ? 200 : 50) + dice.below(170);
   const crashes = dice.pick([0, 0.005, 0.02]);
-  const freezes = dice.pick(collects ? [0.02] : [0, 0.01, 0.03]);
+  const freezes = options.freezes ?? dice.pick(collects ? [0.02] : [0, 0.01, 0.03]);
   const longest = collects ? 400 : 150;
   let phase: "storm" | "calm" | "end" = "storm";
   spawn(world, "control", (actor) => create(world, actor));
@@ -168,19 +168,25 @@ function enter(world: World, collects: boolean): void {
         spawn(world, name("worker-again"), (actor) => worker(world, actor, last));
       else if (!world.created) spawn(world, name("control"), (actor) => create(world, actor));
       return;
-    case 7: {
-      if (operations.length >= 4 || !world.created) return;
-      const operation = nextOperation(world);
-      if (operation !== undefined) spawn(world, name("worker"), (actor) => worker(world, actor, operation));
+    case 7:
+      order(world);
       return;
-    }
     case 8:
     case 9:
       spawn(world, name("reader"), (actor) => reader(world, actor, dice.pick([...world.sources.keys()])));
       return;
     default:
       if (collects) spawn(world, name("collector"), (actor) => collector(world, actor));
+      else order(world);
   }
+}
+
+/** An operator gives an order. */
+function order(world: World): void {
+  if (world.operations.length >= 4 || !world.created) return;
+  const operation = nextOperation(world);
+  if (operation === undefined) return;
+  spawn(world, `worker-${world.scheduler.now}`, (actor) => worker(world, actor, operation));
 }
 
 /** A failover from where the group is, or the way back home; only the way back may overtake what is still under way. */

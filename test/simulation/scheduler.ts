@@ -52,8 +52,8 @@ export interface Scheduler {
   readonly now: number;
   readonly idle: boolean;
   add(actor: Actor | undefined, kind: Event["kind"], run: () => void, late?: boolean): void;
-  /** `work` takes effect at some later event, and its outcome arrives at another one. */
-  call<Result>(actor: Actor, work: () => Promise<Result>): Promise<Result>;
+  /** `work` takes effect at some later event (much later, if `late`), and its outcome arrives at another one. */
+  call<Result>(actor: Actor, work: () => Promise<Result>, late?: boolean): Promise<Result>;
   /** Let one event happen. The caller then lets all promises settle. */
   step(options: { readonly calm: boolean }): void;
   crash(actor: Actor): void;
@@ -74,14 +74,15 @@ export function scheduler(seed: number): Scheduler {
     add(actor, kind, run, late = false) {
       events.push({ actor, kind, run, late });
     },
-    call<Result>(actor: Actor, work: () => Promise<Result>): Promise<Result> {
+    call<Result>(actor: Actor, work: () => Promise<Result>, late = false): Promise<Result> {
       return new Promise((resolve, reject) => {
-        self.add(actor, "request", () => {
+        const arrive = (): void => {
           work().then(
             (result) => self.add(actor, "reply", () => resolve(result)),
             (error) => self.add(actor, "reply", () => reject(error)),
           );
-        });
+        };
+        self.add(actor, "request", arrive, late);
       });
     },
     step({ calm }) {

@@ -38,6 +38,8 @@ export interface SimulatedStore {
 export interface StoreWeather {
   /** Part of the calls that go wrong. */
   readonly faults: () => number;
+  /** Chance that a PUT takes long to arrive, while its sender waits. */
+  readonly slow: (key: string) => number;
   /** A store whose create looks first and writes later. */
   readonly racyCreate: boolean;
 }
@@ -120,7 +122,7 @@ export function simulatedStore(scheduler: Scheduler, weather: StoreWeather): Sim
       },
     }),
     of: (actor) => ({
-      create: (key, body) => scheduler.call(actor, () => faulty.create(key, body)),
+      create: (key, body) => scheduler.call(actor, () => faulty.create(key, body), dice.chance(weather.slow(key))),
       get: (key) => scheduler.call(actor, () => faulty.get(key)),
       head: (key) => scheduler.call(actor, () => faulty.head(key)),
       delete: (keys) => scheduler.call(actor, () => faulty.delete(keys)),

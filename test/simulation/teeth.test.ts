@@ -14,7 +14,7 @@ const first = Number(process.env["LEEWARD_SEED"] ?? 1);
 for (const mutation of MUTATIONS) {
   test(`the simulation misses ${mutation.removed}`, async (context) => {
     await using mutant = await mutate(mutation);
-    context.diagnostic(await firstViolation(mutant.protocol));
+    context.diagnostic(await firstViolation(mutant.protocol, mutation.where));
   });
 }
 

@@ -63,6 +63,8 @@ export interface World {
   readonly scheduler: Scheduler;
   readonly store: SimulatedStore;
   readonly disks: readonly string[];
+  /** Part of the cuts before which nothing was written. */
+  readonly stillness: number;
   readonly actors: Set<Actor>;
   readonly sources: Map<string, Source>;
   readonly operations: Operation[];
@@ -86,6 +88,7 @@ export interface World {
   /** Where the group is, as its workflow knows. */
   active: { site: string; branch: string };
   collections: number;
+  quietBarriers: number;
   lastWrite: number;
   stormy: boolean;
   created: boolean;
@@ -93,21 +96,32 @@ export interface World {
 }
 
 export interface WorldOptions {
+  /** A store whose create looks first and writes later. */
   readonly racyCreate?: boolean;
+  /** Traits that chance decides otherwise: look where something shows. */
+  readonly stillness?: number;
+  readonly disks?: 1 | 2;
+  readonly collects?: boolean;
+  readonly freezes?: number;
+  readonly slowBarriers?: number;
   readonly trace?: boolean;
 }
 
 export function createWorld(protocol: Protocol, seed: number, options: WorldOptions = {}): World {
   const chance = scheduler(seed);
   const faults = chance.dice.pick([0, 0.02, 0.08, 0.2]);
+  const slow = chance.dice.pick([0, 0.03, 0.1]);
+  const slowBarriers = options.slowBarriers ?? slow;
   const world: World = {
     protocol,
     scheduler: chance,
     store: simulatedStore(chance, {
       faults: () => (world.stormy ? faults : 0),
+      slow: (key) => (key.includes("/barriers/") ? slowBarriers : slow),
       racyCreate: options.racyCreate === true,
     }),
-    disks: chance.dice.chance(0.5) ? ["d1"] : ["d1", "d2"],
+    disks: (options.disks ?? 1 + chance.dice.below(2)) === 1 ? ["d1"] : ["d1", "d2"],
+    stillness: options.stillness ?? chance.dice.pick([0, 0, 0, 0, 0.7]),
     actors: new Set(),
     sources: new Map(),
     operations: [],
@@ -120,6 +134,7 @@ export function createWorld(protocol: Protocol, seed: number, options: WorldOpti
     violations: [],
     active: { site: "P", branch: "root" },
     collections: 0,
+    quietBarriers: 0,
     lastWrite: 0,
     stormy: true,
     created: false,

@@ -8,6 +8,8 @@ import type { ObjectEntry, ObjectStore } from "#ports/object-store.ts";
 export interface MemoryStore extends ObjectStore {
   /** What is there; for tests to look at, and to damage. */
   readonly objects: Map<string, Uint8Array>;
+  /** Put `data` at `key`, whatever is there. */
+  overwrite(key: string, data: Uint8Array): void;
   /** What `list` yields, at once. */
   entries(prefix: string, options?: { readonly startAfter?: string; readonly limit?: number }): ObjectEntry[];
 }
@@ -38,6 +40,7 @@ export function memoryStore(): MemoryStore {
   return {
     objects,
     entries,
+    overwrite: (key, data) => void objects.set(key, data),
     async create(key, body, options) {
       options?.signal?.throwIfAborted();
       if (objects.has(key)) return "exists";
