@@ -13,7 +13,7 @@ import { isOpen, openGroup } from "../support/group-harness.ts";
 import { startTemporal, type TestTemporal } from "../support/temporal.ts";
 
 /** Calls after which the worker is killed: one in each part of a failover. */
-const KILL_AT = ["orders.put", "masterTarget.fence", "hypervisor.createMachine", "hypervisor.start"];
+const KILL_AT = ["masterTarget.fence", "hypervisor.createMachine", "hypervisor.start"];
 
 test("kill -9 of the worker in the middle of a failover, again and again: another one goes on, and nothing is done twice", async (context) => {
   const temporal = await startTemporal();

@@ -1,0 +1,86 @@
+/**
+ * Records histories of our workflows on a real Temporal server, for test/histories: `node scripts/record-histories.ts`.
+ *
+ * Do this when a workflow's behaviour was changed on purpose, for new runs only, behind `patched()`: the old files stay, and the new ones
+ * get the next number. A history that no longer replays means that running groups would stop.
+ */
+import { mkdir, readdir, writeFile } from "node:fs/promises";
+import path from "node:path";
+import { historyToJSON } from "@temporalio/common/lib/proto-utils.js";
+import { Fault } from "#model/fault.ts";
+import { openHarness, type Harness, type TestGroup } from "../test/support/group-harness.ts";
+
+const folder = path.join(import.meta.dirname, "../test/histories");
+const LOST = { operationId: "f1", mode: "unplanned", point: "latest", sourceLost: true } as const;
+
+const scenes: Readonly<Record<string, (group: TestGroup) => Promise<void>>> = {
+  "planned-failover": async (group) => {
+    await group.update("bookmark", { operationId: "b1", name: "good" });
+    await group.update("pause", { operationId: "p1" });
+    await group.update("resume", { operationId: "r1" });
+    await group.update("failover", { ...LOST, mode: "planned", sourceLost: false });
+    await group.ended("f1");
+    await group.until("watched", (state) => state.replica !== undefined);
+  },
+  "lost-site": async (group) => {
+    group.sites.loseSource(true);
+    await group.until("seen", (state) => state.health.length > 0);
+    await group.update("failover", LOST);
+    await group.ended("f1");
+  },
+  "failover-undone": async (group) => {
+    group.sites.fail({ method: "masterTarget.openExport", at: 1, times: 1, when: "before", fault: new Fault("KEY_MISSING", "No key") });
+    await group.update("failover", { ...LOST, sourceLost: false });
+    await group.ended("f1");
+    await group.until("replicating", (state) => state.health.length === 0 && state.progress?.state === "live");
+  },
+  "test-failover": async (group) => {
+    await group.update("testFailoverStart", { operationId: "t1", point: "latest", leaseMs: 600_000 });
+    await group.until("up", (state) => state.operations.some((one) => one.steps.some((step) => step.name === "lease" && step.state === "running")));
+    await group.update("testFailoverCleanup", { operationId: "c1", testOperationId: "t1", force: false });
+    await group.ended("t1");
+  },
+  unprotect: async (group) => {
+    await group.update("unprotect", { operationId: "u1" });
+    await group.until("unprotected", (state) => state.phase === "unprotected");
+  },
+};
+
+const harness = await openHarness();
+try {
+  await mkdir(folder, { recursive: true });
+  const number = 1 + Math.max(0, ...(await readdir(folder)).map((name) => Number(/^(\d+)-/.exec(name)?.[1] ?? 0)));
+  for (const [name, play] of Object.entries(scenes)) {
+    const group = await harness.world();
+    await group.protected();
+    await play(group);
+    await record(harness, group, `${String(number).padStart(3, "0")}-${name}`);
+  }
+} finally {
+  await harness.stop();
+}
+
+/** The group and everything it started. A file says which workflow it was: replayed under another id it would fail misleadingly. */
+async function record({ temporal }: Harness, group: TestGroup, name: string): Promise<void> {
+  const ids = [`group/${group.groupId}`, ...["sync/protect-" + group.groupId, "failover/f1", "failover/f1/janitor", "test/t1", "test/t1/janitor"].map((rest) => `group/${group.groupId}/${rest}`)];
+  for (const workflowId of ids) {
+    const handle = temporal.client.workflow.getHandle(workflowId);
+    let history;
+    try {
+      history = await handle.fetchHistory();
+    } catch {
+      continue; // This scene has no such workflow.
+    }
+    const part = workflowId.split("/").slice(2).filter((word) => !/^(protect-|f1|t1)/.test(word)).join("-");
+    const file = path.join(folder, `${name}${part === "" ? "" : `-${part}`}.json`);
+    const events = JSON.parse(historyToJSON(history)) as unknown;
+    await writeFile(file, `${JSON.stringify({ workflowId, history: events }, neutral)}\n`);
+    console.log(path.relative(process.cwd(), file));
+  }
+}
+
+/** Where it was recorded is nobody's business, and replay does not look at it. */
+function neutral(key: string, value: unknown): unknown {
+  if (key === "stackTrace") return "";
+  return key === "identity" ? "recorded" : value;
+}
