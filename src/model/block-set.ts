@@ -51,7 +51,7 @@ export class BlockSet {
   /** Add `count` blocks from `start`. Throws RangeError past the end of the disk. */
   add(start: number, count = 1): void {
     this.#check(start, count);
-    for (let at = start, end = start + count; at < end; ) {
+    for (let at = start, end = start + count; at < end;) {
       const index = Math.floor(at / CHUNK_BITS);
       const from = at - index * CHUNK_BITS;
       const to = Math.min(CHUNK_BITS, end - index * CHUNK_BITS);
@@ -64,7 +64,7 @@ export class BlockSet {
   /** Remove `count` blocks from `start`. Throws RangeError past the end of the disk. */
   delete(start: number, count = 1): void {
     this.#check(start, count);
-    for (let at = start, end = start + count; at < end; ) {
+    for (let at = start, end = start + count; at < end;) {
       const index = Math.floor(at / CHUNK_BITS);
       const from = at - index * CHUNK_BITS;
       const to = Math.min(CHUNK_BITS, end - index * CHUNK_BITS);
@@ -140,7 +140,7 @@ export class BlockSet {
   /** The runs that lie in [from, to), cut at both ends, in order. The set may change while they are read: what lies ahead is seen as it is then. */
   *runs(from = 0, to = this.size): Generator<BlockRun> {
     const end = Math.min(to, this.size);
-    for (let at = from; at < end; ) {
+    for (let at = from; at < end;) {
       const start = this.#find(at, end, 0);
       if (start === -1) return;
       const stop = this.#find(start, end, 0xffffffff);
@@ -151,7 +151,7 @@ export class BlockSet {
 
   /** First block in [from, to) whose bit, xor the bit of `flip`, is set. */
   #find(from: number, to: number, flip: 0 | 0xffffffff): number {
-    for (let at = Math.max(from, 0); at < to; ) {
+    for (let at = Math.max(from, 0); at < to;) {
       const index = Math.floor(at / CHUNK_BITS);
       const base = index * CHUNK_BITS;
       const chunk = this.#chunks[index];
@@ -174,7 +174,8 @@ export class BlockSet {
   }
 
   #check(start: number, count: number): void {
-    if (!(start >= 0 && count >= 0 && start + count <= this.size)) throw new RangeError(`Blocks ${start}+${count} of a set of ${this.size}`);
+    if (!(start >= 0 && count >= 0 && start + count <= this.size))
+      throw new RangeError(`Blocks ${start}+${count} of a set of ${this.size}`);
   }
 
   #sameDisk(other: BlockSet): void {
@@ -185,7 +186,7 @@ export class BlockSet {
 /** Set the bits [from, to) of a chunk; returns how many were clear. */
 function setBits(chunk: Uint32Array, from: number, to: number): number {
   let added = 0;
-  for (let at = from; at < to; ) {
+  for (let at = from; at < to;) {
     const word = at >>> 5;
     const next = Math.min(to, (word + 1) * 32);
     const mask = maskOf(at & 31, next - at);
@@ -199,7 +200,7 @@ function setBits(chunk: Uint32Array, from: number, to: number): number {
 /** Clear the bits [from, to) of a chunk; returns how many were set. */
 function clearBits(chunk: Uint32Array, from: number, to: number): number {
   let removed = 0;
-  for (let at = from; at < to; ) {
+  for (let at = from; at < to;) {
     const word = at >>> 5;
     const next = Math.min(to, (word + 1) * 32);
     const mask = maskOf(at & 31, next - at);

@@ -33,7 +33,9 @@ export interface Negotiated {
 export interface NegotiationStep {
   readonly send: readonly Buffer[];
   /** `rest`: bytes behind the last option, which belong to the transmission. */
-  readonly outcome?: { readonly type: "chosen"; readonly negotiated: Negotiated; readonly rest: Buffer } | { readonly type: "ended"; readonly reason: string };
+  readonly outcome?:
+    | { readonly type: "chosen"; readonly negotiated: Negotiated; readonly rest: Buffer }
+    | { readonly type: "ended"; readonly reason: string };
 }
 
 export interface NbdExports {
@@ -65,7 +67,10 @@ export function createNegotiation(exports: NbdExports): Negotiation {
 
   function choose(option: number, name: string, infos: readonly number[], facts: ExportFacts): Buffer[] {
     const flags = nbd.transmissionFlags(facts, structured);
-    const send = [optionReply(option, nbd.REP_INFO, infoExport(facts, flags)), optionReply(option, nbd.REP_INFO, infoBlockSize(facts))];
+    const send = [
+      optionReply(option, nbd.REP_INFO, infoExport(facts, flags)),
+      optionReply(option, nbd.REP_INFO, infoBlockSize(facts)),
+    ];
     if (infos.includes(nbd.INFO_NAME)) {
       const info = Buffer.alloc(2 + Buffer.byteLength(name));
       info.writeUInt16BE(nbd.INFO_NAME, 0);
@@ -105,7 +110,10 @@ export function createNegotiation(exports: NbdExports): Negotiation {
         if (facts === undefined) return { send: [optionReply(option, nbd.REP_ERR_UNKNOWN)] };
         const send = choose(option, query.name, query.infos, facts);
         if (option === nbd.OPT_INFO) return { send };
-        return { send, chosen: { exportName: query.name, facts, structured, allocation: structured && allocationOf === query.name } };
+        return {
+          send,
+          chosen: { exportName: query.name, facts, structured, allocation: structured && allocationOf === query.name },
+        };
       }
       case nbd.OPT_STRUCTURED_REPLY:
         if (data.length !== 0) return invalid();
@@ -142,7 +150,8 @@ export function createNegotiation(exports: NbdExports): Negotiation {
       if (!flagsSeen) {
         if (received.length < 4) return { send };
         const flags = received.readUInt32BE(0);
-        if ((flags & ~(nbd.FLAG_FIXED_NEWSTYLE | nbd.FLAG_NO_ZEROES)) !== 0) return ended(`client flags ${flags} are not known`);
+        if ((flags & ~(nbd.FLAG_FIXED_NEWSTYLE | nbd.FLAG_NO_ZEROES)) !== 0)
+          return ended(`client flags ${flags} are not known`);
         noZeroes = (flags & nbd.FLAG_NO_ZEROES) !== 0;
         flagsSeen = true;
         received = received.subarray(4);
@@ -173,7 +182,8 @@ export function createNegotiation(exports: NbdExports): Negotiation {
         const result = answer(option, data);
         send.push(...result.send);
         if (result.ended !== undefined) return ended(result.ended);
-        if (result.chosen !== undefined) return { send, outcome: { type: "chosen", negotiated: result.chosen, rest: received } };
+        if (result.chosen !== undefined)
+          return { send, outcome: { type: "chosen", negotiated: result.chosen, rest: received } };
       }
     },
   };

@@ -52,7 +52,12 @@ export function writeResult(target: Buffer, at: number, request: ReplyTo, error:
 }
 
 /** Neighbours of one state are one descriptor; at most one with `onlyOne`, which is then cut to `length`. */
-export function blockStatusReply(request: ReplyTo, length: number, runs: readonly AllocationRun[], onlyOne: boolean): Buffer {
+export function blockStatusReply(
+  request: ReplyTo,
+  length: number,
+  runs: readonly AllocationRun[],
+  onlyOne: boolean,
+): Buffer {
   const descriptors: { length: number; state: number }[] = [];
   let covered = 0;
   for (const run of runs) {

@@ -79,7 +79,12 @@ export function createRequestReader(allocate: (length: number) => Buffer): Reque
         if (gathering !== undefined) {
           const { buffer } = gathering;
           const length = header.readUInt32BE(24);
-          const copied = chunk.copy(buffer, gathering.filled, at, Math.min(chunk.length, at + length - gathering.filled));
+          const copied = chunk.copy(
+            buffer,
+            gathering.filled,
+            at,
+            Math.min(chunk.length, at + length - gathering.filled),
+          );
           at += copied;
           gathering.filled += copied;
           if (gathering.filled < length) continue;
@@ -129,7 +134,11 @@ function toRequest(header: Buffer, data: Buffer | undefined, buffer: Buffer | un
 }
 
 /** The error number that a request deserves before the device is asked; 0 when it may be tried. */
-export function checkRequest(request: NbdRequest, facts: ExportFacts, negotiated: { readonly structured: boolean; readonly allocation: boolean }): number {
+export function checkRequest(
+  request: NbdRequest,
+  facts: ExportFacts,
+  negotiated: { readonly structured: boolean; readonly allocation: boolean },
+): number {
   const { type, flags, offset, length } = request;
   const unknownFlags = flags & ~allowedFlags(type, negotiated.structured);
   switch (type) {
@@ -151,7 +160,9 @@ export function checkRequest(request: NbdRequest, facts: ExportFacts, negotiated
       if (facts.readOnly) return nbd.EPERM;
       return offset + length > facts.sizeBytes ? nbd.EINVAL : 0;
     case nbd.CMD_BLOCK_STATUS:
-      return !negotiated.allocation || unknownFlags !== 0 || length === 0 || offset + length > facts.sizeBytes ? nbd.EINVAL : 0;
+      return !negotiated.allocation || unknownFlags !== 0 || length === 0 || offset + length > facts.sizeBytes
+        ? nbd.EINVAL
+        : 0;
     case nbd.CMD_FLUSH:
       return unknownFlags !== 0 ? nbd.EINVAL : 0;
     default:

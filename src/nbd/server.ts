@@ -43,7 +43,11 @@ export interface NbdServer {
 }
 
 /** Throws PORT_IN_USE, or CONFIG_INVALID when it cannot listen there. */
-export async function serveNbd(options: { readonly exports: NbdExportTable; readonly listen: NbdListen; readonly log?: Log }): Promise<NbdServer> {
+export async function serveNbd(options: {
+  readonly exports: NbdExportTable;
+  readonly listen: NbdListen;
+  readonly log?: Log;
+}): Promise<NbdServer> {
   const pool = createBufferPool();
   const sessions = new Set<Session>();
   const server = createServer({ noDelay: true, allowHalfOpen: true }, (socket) => {
@@ -126,7 +130,13 @@ function runSession(socket: Socket, exports: NbdExportTable, pool: BufferPool, l
       onEnd: end,
       onProgress: progress,
       onFault: (fault, request) =>
-        log?.error("NBD request failed", { export: negotiated.exportName, fault, type: request.type, offset: request.offset, length: request.length }),
+        log?.error("NBD request failed", {
+          export: negotiated.exportName,
+          fault,
+          type: request.type,
+          offset: request.offset,
+          length: request.length,
+        }),
     });
     if (rest.length > 0) transmission.push(rest);
   }
@@ -149,7 +159,9 @@ function runSession(socket: Socket, exports: NbdExportTable, pool: BufferPool, l
     progress();
   });
   socket.once("end", () => end(undefined));
-  socket.on("error", (error) => log?.debug("NBD connection was lost", { export: exportName ?? null, error: error.message }));
+  socket.on("error", (error) =>
+    log?.debug("NBD connection was lost", { export: exportName ?? null, error: error.message }),
+  );
   socket.once("close", () => {
     clearTimeout(deadline);
     ending = true;

@@ -131,7 +131,13 @@ export function createTransmission(options: TransmissionOptions): Transmission {
   }
 
   /** Run `action`, now or later; exactly one of `succeeded` and `failed` is called. */
-  function attempt<T>(request: NbdRequest, bytes: number, action: () => T | Promise<T>, succeeded: (value: T, late: boolean) => void, failed: (error: number) => void): void {
+  function attempt<T>(
+    request: NbdRequest,
+    bytes: number,
+    action: () => T | Promise<T>,
+    succeeded: (value: T, late: boolean) => void,
+    failed: (error: number) => void,
+  ): void {
     let result: T | Promise<T>;
     try {
       result = action();

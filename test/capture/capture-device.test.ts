@@ -29,15 +29,31 @@ interface Life {
 }
 
 /** A tracked disk that can die and live again, as a tap process does. */
-function createMortalDisk(options: { backing: Buffer; intentFile: string; random: () => number; frozenBytesMax: number }): { tracked: Tracked; disk: HistoryDisk; life(): Life; crash(): Promise<void> } {
+function createMortalDisk(options: {
+  backing: Buffer;
+  intentFile: string;
+  random: () => number;
+  frozenBytesMax: number;
+}): { tracked: Tracked; disk: HistoryDisk; life(): Life; crash(): Promise<void> } {
   const { backing, intentFile, random } = options;
   let life = begin();
   let reborn: Promise<void> = Promise.resolve();
 
   function begin(): Life {
     const device = createSlowDevice(backing, random);
-    const intent = openWriteIntent(intentFile, { diskId: "disk", imageBytes: backing.length, bootId: "11111111-2222-3333-4444-555555555555", imageMtimeNs: 0n });
-    const capture = createCaptureDevice({ device, clock: systemClock, intent, frozenBytesMax: options.frozenBytesMax, intentClearMs: 15 });
+    const intent = openWriteIntent(intentFile, {
+      diskId: "disk",
+      imageBytes: backing.length,
+      bootId: "11111111-2222-3333-4444-555555555555",
+      imageMtimeNs: 0n,
+    });
+    const capture = createCaptureDevice({
+      device,
+      clock: systemClock,
+      intent,
+      frozenBytesMax: options.frozenBytesMax,
+      intentClearMs: 15,
+    });
     const died = Promise.withResolvers<never>();
     died.promise.catch(() => undefined);
     return { device, intent, capture, died };
@@ -63,7 +79,8 @@ function createMortalDisk(options: { backing: Buffer; intentFile: string; random
     return Promise.race([Promise.resolve(action(capture)), died.promise]);
   }
 
-  const into = (runs: readonly { count: number }[]): Buffer => Buffer.alloc(runs.reduce((sum, run) => sum + run.count, 0) * BLOCK_SIZE);
+  const into = (runs: readonly { count: number }[]): Buffer =>
+    Buffer.alloc(runs.reduce((sum, run) => sum + run.count, 0) * BLOCK_SIZE);
   return {
     life: () => life,
     async crash() {
@@ -112,17 +129,43 @@ function createMortalDisk(options: { backing: Buffer; intentFile: string; random
 /** Enough on a busy machine; on an idle one the points are there in a few seconds. */
 const SECONDS_MAX = 40;
 
-async function runHistory(options: { points: number; overflows: number; crashes: number; badSectors: boolean; frozenBytesMax: number; writers: number; seed: number }): Promise<{ points: number; cuts: number; lost: number; overflows: number; changes: number; sweptAfterCrash: number[] }> {
+async function runHistory(options: {
+  points: number;
+  overflows: number;
+  crashes: number;
+  badSectors: boolean;
+  frozenBytesMax: number;
+  writers: number;
+  seed: number;
+}): Promise<{
+  points: number;
+  cuts: number;
+  lost: number;
+  overflows: number;
+  changes: number;
+  sweptAfterCrash: number[];
+}> {
   const random = seededRandom(options.seed);
   const folder = mkdtempSync(join(tmpdir(), "leeward-capture-"));
   const sectors = [9 * 2048 + 3, 2 * 2048 + 5];
   const history = createHistory(sectors, random);
   const backings = sectors.map((_, index) => history.initial(index));
-  const disks = backings.map((backing, index) => createMortalDisk({ backing, intentFile: join(folder, `${index}.intent`), random, frozenBytesMax: options.frozenBytesMax }));
+  const disks = backings.map((backing, index) =>
+    createMortalDisk({
+      backing,
+      intentFile: join(folder, `${index}.intent`),
+      random,
+      frozenBytesMax: options.frozenBytesMax,
+    }),
+  );
   const tracked = disks.map((disk) => disk.tracked);
   const replicas = sectors.map((count) => Buffer.alloc(count * SECTOR));
   const stop = Promise.withResolvers<void>();
-  const writing = history.run(disks.map((disk) => disk.disk), options.writers, stop.promise);
+  const writing = history.run(
+    disks.map((disk) => disk.disk),
+    options.writers,
+    stop.promise,
+  );
   writing.catch(() => undefined);
   const counts = { points: 0, cuts: 0, lost: 0, overflows: 0 };
   const sweptAfterCrash: number[] = [];
@@ -149,7 +192,12 @@ async function runHistory(options: { points: number; overflows: number; crashes:
   try {
     const end = performance.now() + SECONDS_MAX * 1000;
     let crashesLeft = options.crashes;
-    for (let cutId = 1; performance.now() < end && (counts.points < options.points || crashesLeft > 0 || counts.overflows < options.overflows); cutId++) {
+    for (
+      let cutId = 1;
+      performance.now() < end &&
+      (counts.points < options.points || crashesLeft > 0 || counts.overflows < options.overflows);
+      cutId++
+    ) {
       if (crashesLeft > 0 && counts.points > 2 * (options.crashes - crashesLeft) && random() < 0.2) {
         const victim = disks[crashesLeft-- % disks.length]!;
         await victim.crash();
@@ -160,7 +208,10 @@ async function runHistory(options: { points: number; overflows: number; crashes:
       const cycle = await cutTogether(tracked, cutId, history.now, 3000, pause);
       counts.cuts++;
       if (cycle === undefined) brokenAt = history.now();
-      else open.push(readOut(tracked, cycle, pause, (fault) => (counts.overflows += fault.code === "CUT_OVERFLOWED" ? 1 : 0)));
+      else
+        open.push(
+          readOut(tracked, cycle, pause, (fault) => (counts.overflows += fault.code === "CUT_OVERFLOWED" ? 1 : 0)),
+        );
       while (open.length > (random() < 0.5 ? 3 : 1)) await settleOldest();
       if (random() < 0.3) await new Promise((resolve) => setTimeout(resolve, random() * 60));
     }
@@ -174,7 +225,8 @@ async function runHistory(options: { points: number; overflows: number; crashes:
       await commit(tracked, read, replicas);
       if (read.wasSynced) break;
     }
-    for (const [index, backing] of backings.entries()) assert.ok(backing.equals(replicas[index]!), `disk ${index} differs in the end`);
+    for (const [index, backing] of backings.entries())
+      assert.ok(backing.equals(replicas[index]!), `disk ${index} differs in the end`);
     return { ...counts, changes: history.changes, sweptAfterCrash };
   } finally {
     for (const disk of disks) {
@@ -185,37 +237,90 @@ async function runHistory(options: { points: number; overflows: number; crashes:
   }
 }
 
-test("points are prefixes of the history when the devices answer late and writes land in pieces", { timeout: 100_000 }, async (context) => {
-  context.diagnostic(`seed ${seed}`);
-  const result = await runHistory({ points: 25, overflows: 0, crashes: 0, badSectors: false, frozenBytesMax: 64 << 20, writers: 16, seed });
-  context.diagnostic(JSON.stringify(result));
-  assert.ok(result.points >= 5, JSON.stringify(result));
-});
+test(
+  "points are prefixes of the history when the devices answer late and writes land in pieces",
+  { timeout: 100_000 },
+  async (context) => {
+    context.diagnostic(`seed ${seed}`);
+    const result = await runHistory({
+      points: 25,
+      overflows: 0,
+      crashes: 0,
+      badSectors: false,
+      frozenBytesMax: 64 << 20,
+      writers: 16,
+      seed,
+    });
+    context.diagnostic(JSON.stringify(result));
+    assert.ok(result.points >= 5, JSON.stringify(result));
+  },
+);
 
-test("after a crash the write intent names every region that the replica may lack", { timeout: 100_000 }, async (context) => {
-  context.diagnostic(`seed ${seed}`);
-  const result = await runHistory({ points: 12, overflows: 0, crashes: 5, badSectors: false, frozenBytesMax: 64 << 20, writers: 2, seed });
-  context.diagnostic(JSON.stringify(result));
-  assert.equal(result.sweptAfterCrash.length, 5);
-});
+test(
+  "after a crash the write intent names every region that the replica may lack",
+  { timeout: 100_000 },
+  async (context) => {
+    context.diagnostic(`seed ${seed}`);
+    const result = await runHistory({
+      points: 12,
+      overflows: 0,
+      crashes: 5,
+      badSectors: false,
+      frozenBytesMax: 64 << 20,
+      writers: 2,
+      seed,
+    });
+    context.diagnostic(JSON.stringify(result));
+    assert.equal(result.sweptAfterCrash.length, 5);
+  },
+);
 
-test("a write that fails half-way is read again, and the client's retry is tracked like any write", { timeout: 100_000 }, async (context) => {
-  context.diagnostic(`seed ${seed}`);
-  const result = await runHistory({ points: 10, overflows: 0, crashes: 0, badSectors: true, frozenBytesMax: 64 << 20, writers: 8, seed });
-  context.diagnostic(JSON.stringify(result));
-  assert.ok(result.points >= 2, JSON.stringify(result));
-});
+test(
+  "a write that fails half-way is read again, and the client's retry is tracked like any write",
+  { timeout: 100_000 },
+  async (context) => {
+    context.diagnostic(`seed ${seed}`);
+    const result = await runHistory({
+      points: 10,
+      overflows: 0,
+      crashes: 0,
+      badSectors: true,
+      frozenBytesMax: 64 << 20,
+      writers: 8,
+      seed,
+    });
+    context.diagnostic(JSON.stringify(result));
+    assert.ok(result.points >= 2, JSON.stringify(result));
+  },
+);
 
-test("cuts become void, and nothing else happens, when there is little room for old data", { timeout: 100_000 }, async (context) => {
-  context.diagnostic(`seed ${seed}`);
-  const result = await runHistory({ points: 0, overflows: 3, crashes: 0, badSectors: false, frozenBytesMax: 160 << 10, writers: 12, seed });
-  context.diagnostic(JSON.stringify(result));
-  assert.ok(result.overflows > 0, JSON.stringify(result));
-});
+test(
+  "cuts become void, and nothing else happens, when there is little room for old data",
+  { timeout: 100_000 },
+  async (context) => {
+    context.diagnostic(`seed ${seed}`);
+    const result = await runHistory({
+      points: 0,
+      overflows: 3,
+      crashes: 0,
+      badSectors: false,
+      frozenBytesMax: 160 << 10,
+      writers: 12,
+      seed,
+    });
+    context.diagnostic(JSON.stringify(result));
+    assert.ok(result.overflows > 0, JSON.stringify(result));
+  },
+);
 
 function quickCapture(blocks = 64): { capture: CaptureDevice; backing: Buffer } {
   const backing = Buffer.alloc(blocks * BLOCK_SIZE, 1);
-  const capture = createCaptureDevice({ device: createSlowDevice(backing, seededRandom(5)), clock: systemClock, unsynced: { runs: [], reason: "" }, frozenBytesMax: 4 * BLOCK_SIZE });
+  const capture = createCaptureDevice({
+    device: createSlowDevice(backing, seededRandom(5)),
+    clock: systemClock,
+    unsynced: { runs: [], reason: "" },
+    frozenBytesMax: 4 * BLOCK_SIZE,
+  });
   return { capture, backing };
 }
 
@@ -227,7 +332,10 @@ test("a hold ends at its bound by itself, and what follows it is refused", async
   const written = Promise.resolve(capture.write(Buffer.alloc(100, 3), 5000));
   await written;
   assert.ok(performance.now() - before >= 55);
-  assert.throws(() => capture.mark(7), (error) => isFault(error, "HOLD_EXPIRED"));
+  assert.throws(
+    () => capture.mark(7),
+    (error) => isFault(error, "HOLD_EXPIRED"),
+  );
   const released = capture.release(7);
   assert.equal(released.heldThroughout, false);
   assert.ok(released.heldMs >= 55, String(released.heldMs));
@@ -265,9 +373,14 @@ test("a partial overwrite keeps the whole old block, once, and the newest cut th
   assert.deepEqual(target, Buffer.alloc(BLOCK_SIZE, 2).fill(3, 20, 30));
   capture.shipped(1);
   assert.equal(capture.numbers().frozenBytes, BLOCK_SIZE);
-  await assert.rejects(capture.readCut(1, [{ start: 0, count: 1 }], target), (error) => isFault(error, "PROTOCOL_INVALID"));
+  await assert.rejects(capture.readCut(1, [{ start: 0, count: 1 }], target), (error) =>
+    isFault(error, "PROTOCOL_INVALID"),
+  );
   capture.committed(1, []);
-  assert.throws(() => capture.committed(1, []), (error) => isFault(error, "NOT_FOUND"));
+  assert.throws(
+    () => capture.committed(1, []),
+    (error) => isFault(error, "NOT_FOUND"),
+  );
   capture.discard(2);
   capture.discard(2);
   assert.equal(capture.numbers().frozenBytes, 0);
@@ -285,9 +398,17 @@ test("old data that does not fit makes the cut void and lets the write go on", a
   assert.equal(backing[5 * BLOCK_SIZE - 1], 3);
   assert.equal(capture.numbers().cuts[0]?.state, "void");
   assert.equal(capture.numbers().dirtyBytes, 10 * BLOCK_SIZE);
-  assert.throws(() => capture.cutRuns(1), (error) => isFault(error, "CUT_OVERFLOWED"));
-  await assert.rejects(capture.readCut(1, [{ start: 0, count: 1 }], Buffer.alloc(BLOCK_SIZE)), (error) => isFault(error, "CUT_OVERFLOWED"));
-  assert.throws(() => capture.committed(1, []), (error) => isFault(error, "CUT_OVERFLOWED"));
+  assert.throws(
+    () => capture.cutRuns(1),
+    (error) => isFault(error, "CUT_OVERFLOWED"),
+  );
+  await assert.rejects(capture.readCut(1, [{ start: 0, count: 1 }], Buffer.alloc(BLOCK_SIZE)), (error) =>
+    isFault(error, "CUT_OVERFLOWED"),
+  );
+  assert.throws(
+    () => capture.committed(1, []),
+    (error) => isFault(error, "CUT_OVERFLOWED"),
+  );
   capture.discard(1);
   assert.deepEqual(capture.numbers().cuts, []);
 });
@@ -299,6 +420,12 @@ test("a resync discards the cuts, so that no earlier sweep counts", async () => 
   capture.mark(1);
   capture.release(1);
   await capture.markAllUnsynced("resync: asked for");
-  assert.throws(() => capture.committed(1, [{ start: 0, count: 64 }]), (error) => isFault(error, "NOT_FOUND"));
-  assert.deepEqual([capture.numbers().unsyncedBytes, capture.numbers().sweepReason], [64 * BLOCK_SIZE, "resync: asked for"]);
+  assert.throws(
+    () => capture.committed(1, [{ start: 0, count: 64 }]),
+    (error) => isFault(error, "NOT_FOUND"),
+  );
+  assert.deepEqual(
+    [capture.numbers().unsyncedBytes, capture.numbers().sweepReason],
+    [64 * BLOCK_SIZE, "resync: asked for"],
+  );
 });

@@ -2,7 +2,17 @@
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { linkSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, truncateSync, writeFileSync, writeSync } from "node:fs";
+import {
+  linkSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -21,7 +31,10 @@ function image(bytes: number): string {
   return path;
 }
 
-const fault = (code: FaultCode, text = /./) => (error: unknown) => isFault(error, code) && text.test(error.message);
+const fault =
+  (code: FaultCode, text = /./) =>
+  (error: unknown) =>
+    isFault(error, code) && text.test(error.message);
 
 test("what is missing, empty, odd, no file or not raw is refused with what was expected", async () => {
   await assert.rejects(openImage(join(folder, "nope.img")), fault("IMAGE_MISSING", /nope\.img/));
@@ -40,7 +53,8 @@ test("an image belongs to one tap, under all its names, until it is closed", asy
   symlinkSync(path, `${path}.symlink`);
   linkSync(path, `${path}.link`);
   const device = await openImage(path);
-  for (const name of [path, `${path}.symlink`, `${path}.link`]) await assert.rejects(openImage(name), fault("IMAGE_IN_USE", /another tap/));
+  for (const name of [path, `${path}.symlink`, `${path}.link`])
+    await assert.rejects(openImage(name), fault("IMAGE_IN_USE", /another tap/));
   const reader = await openImage(path, { readOnly: true });
   await reader.close();
   await device.close();
@@ -102,7 +116,9 @@ test("trimmed megabytes take no room any more, where the file system can do that
   const probe = image(2 << 20);
   let canPunch = true;
   try {
-    execFileSync("fallocate", ["--punch-hole", "--offset", "0", "--length", String(1 << 20), probe], { stdio: "ignore" });
+    execFileSync("fallocate", ["--punch-hole", "--offset", "0", "--length", String(1 << 20), probe], {
+      stdio: "ignore",
+    });
   } catch {
     canPunch = false;
   }
@@ -114,7 +130,8 @@ test("a flush that failed stays failed, for FUA too, and a full disk has its own
   let full = false;
   const device = await openImage(image(4096), {
     system: {
-      fdatasync: (_fd, done) => setImmediate(() => done(failing ? Object.assign(new Error("I/O error"), { code: "EIO" }) : null)),
+      fdatasync: (_fd, done) =>
+        setImmediate(() => done(failing ? Object.assign(new Error("I/O error"), { code: "EIO" }) : null)),
       writeSync: (fd, data, at, length, offset) => {
         if (full) throw Object.assign(new Error("no space"), { code: "ENOSPC" });
         return writeSync(fd, data, at, length, offset);
@@ -124,7 +141,10 @@ test("a flush that failed stays failed, for FUA too, and a full disk has its own
   await assert.rejects(Promise.resolve(device.flush()), fault("SOURCE_READ_FAILED"));
   failing = false;
   await assert.rejects(Promise.resolve(device.flush()), fault("SOURCE_READ_FAILED"));
-  await assert.rejects(Promise.resolve(device.write(Buffer.alloc(10, 1), 0, { fua: true })), fault("SOURCE_READ_FAILED"));
+  await assert.rejects(
+    Promise.resolve(device.write(Buffer.alloc(10, 1), 0, { fua: true })),
+    fault("SOURCE_READ_FAILED"),
+  );
   full = true;
   assert.throws(() => device.write(Buffer.alloc(10, 1), 0), fault("DISK_FULL"));
   await device.close();

@@ -19,7 +19,14 @@ test("QEMU waits for a tap that was killed, and goes on without an error", { tim
   const controlSocket = join(folder, "control.sock");
   const config = join(folder, "tap.json");
   writeFileSync(image, patterned(8 << 20));
-  writeFileSync(config, JSON.stringify({ controlSocket, disks: [{ diskId: "disk", image, socket, stateDir: folder }], logFile: join(folder, "log") }));
+  writeFileSync(
+    config,
+    JSON.stringify({
+      controlSocket,
+      disks: [{ diskId: "disk", image, socket, stateDir: folder }],
+      logFile: join(folder, "log"),
+    }),
+  );
   const children: ChildProcess[] = [];
 
   async function startTap(): Promise<ChildProcess> {
@@ -31,7 +38,11 @@ test("QEMU waits for a tap that was killed, and goes on without an error", { tim
 
   try {
     const first = await startTap();
-    const qemu = spawn("qemu-io", ["--image-opts", `driver=nbd,server.type=unix,server.path=${socket},export=disk,reconnect-delay=30`], { stdio: ["pipe", "pipe", "pipe"] });
+    const qemu = spawn(
+      "qemu-io",
+      ["--image-opts", `driver=nbd,server.type=unix,server.path=${socket},export=disk,reconnect-delay=30`],
+      { stdio: ["pipe", "pipe", "pipe"] },
+    );
     children.push(qemu);
     let output = "";
     for (const stream of [qemu.stdout, qemu.stderr]) stream.on("data", (chunk: Buffer) => (output += chunk.toString()));
@@ -51,7 +62,9 @@ test("QEMU waits for a tap that was killed, and goes on without an error", { tim
     await startTap();
     const up = performance.now() - killed;
     await said(/wrote 65536/, 2);
-    context.diagnostic(`the tap was back after ${up.toFixed(0)} ms, the write took ${(performance.now() - killed).toFixed(0)} ms`);
+    context.diagnostic(
+      `the tap was back after ${up.toFixed(0)} ms, the write took ${(performance.now() - killed).toFixed(0)} ms`,
+    );
     // One at a time: qemu-io reads no second line of what came together.
     qemu.stdin.write("read -P 1 0 64k\n");
     await said(/read 65536/, 1);
@@ -67,7 +80,9 @@ test("QEMU waits for a tap that was killed, and goes on without an error", { tim
     await client.stop();
     await client.closed;
     const bytes = readFileSync(image);
-    assert.ok(bytes.subarray(0, 65536).every((byte) => byte === 1) && bytes.subarray(65536, 131072).every((byte) => byte === 2));
+    assert.ok(
+      bytes.subarray(0, 65536).every((byte) => byte === 1) && bytes.subarray(65536, 131072).every((byte) => byte === 2),
+    );
   } finally {
     for (const child of children) if (child.exitCode === null) child.kill("SIGKILL");
     rmSync(folder, { recursive: true, force: true });

@@ -44,7 +44,13 @@ const READ_BLOCKS = 64;
  * Sweeps a part of what is unsynced, then cuts all disks at one moment, each message `pause` later than it need be. Undefined when the
  * cut came to nothing; it is discarded then.
  */
-export async function cutTogether(disks: readonly Tracked[], cutId: number, now: () => number, sweepBlocks: number, pause: () => Promise<void>): Promise<OpenCycle | undefined> {
+export async function cutTogether(
+  disks: readonly Tracked[],
+  cutId: number,
+  now: () => number,
+  sweepBlocks: number,
+  pause: () => Promise<void>,
+): Promise<OpenCycle | undefined> {
   const swept: Piece[][] = [];
   let wasSynced = true;
   for (const disk of disks) {
@@ -74,7 +80,12 @@ export async function cutTogether(disks: readonly Tracked[], cutId: number, now:
 }
 
 /** Reads the cut out; undefined (and discarded) when a tap lost it. */
-export async function readOut(disks: readonly Tracked[], cycle: OpenCycle, pause: () => Promise<void>, lost: (fault: Fault) => void = () => undefined): Promise<ReadCycle | undefined> {
+export async function readOut(
+  disks: readonly Tracked[],
+  cycle: OpenCycle,
+  pause: () => Promise<void>,
+  lost: (fault: Fault) => void = () => undefined,
+): Promise<ReadCycle | undefined> {
   try {
     const deltas = await Promise.all(
       disks.map(async (disk) => {
@@ -103,7 +114,10 @@ export async function commit(disks: readonly Tracked[], cycle: ReadCycle, replic
   await Promise.all(
     disks.map(async (disk, index) => {
       try {
-        await disk.committed(cycle.cutId, cycle.swept[index]!.flatMap((piece) => piece.runs));
+        await disk.committed(
+          cycle.cutId,
+          cycle.swept[index]!.flatMap((piece) => piece.runs),
+        );
       } catch (error) {
         assert.ok(isFault(error, "NOT_FOUND") || isFault(error, "PEER_UNREACHABLE"), String(error));
       }
@@ -121,7 +135,10 @@ export async function discardAll(disks: readonly Tracked[], cutId: number): Prom
   }
 }
 
-async function readAll(runs: readonly BlockRun[], read: (runs: readonly BlockRun[]) => Promise<Uint8Array>): Promise<Piece[]> {
+async function readAll(
+  runs: readonly BlockRun[],
+  read: (runs: readonly BlockRun[]) => Promise<Uint8Array>,
+): Promise<Piece[]> {
   const pieces: Piece[] = [];
   let some: BlockRun[] = [];
   let blocks = 0;
@@ -131,7 +148,7 @@ async function readAll(runs: readonly BlockRun[], read: (runs: readonly BlockRun
     blocks = 0;
   };
   for (const run of runs) {
-    for (let at = 0; at < run.count; ) {
+    for (let at = 0; at < run.count;) {
       const count = Math.min(run.count - at, READ_BLOCKS - blocks);
       some.push({ start: run.start + at, count });
       at += count;
@@ -147,7 +164,10 @@ function apply(replica: Buffer, piece: Piece): void {
   let at = 0;
   for (const run of piece.runs) {
     const bytes = run.count * BLOCK_SIZE;
-    replica.set(piece.bytes.subarray(at, at + Math.min(bytes, replica.length - run.start * BLOCK_SIZE)), run.start * BLOCK_SIZE);
+    replica.set(
+      piece.bytes.subarray(at, at + Math.min(bytes, replica.length - run.start * BLOCK_SIZE)),
+      run.start * BLOCK_SIZE,
+    );
     at += bytes;
   }
 }

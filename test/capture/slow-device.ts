@@ -21,7 +21,11 @@ export function createSlowDevice(backing: Buffer, random: () => number): SlowDev
     if (dead) await new Promise(() => undefined); // Nobody will ever answer.
   };
 
-  async function inPieces(kind: "write" | "read", length: number, piece: (at: number, bytes: number) => void): Promise<void> {
+  async function inPieces(
+    kind: "write" | "read",
+    length: number,
+    piece: (at: number, bytes: number) => void,
+  ): Promise<void> {
     if (dead) await new Promise(() => undefined);
     inFlight++;
     try {
@@ -50,9 +54,14 @@ export function createSlowDevice(backing: Buffer, random: () => number): SlowDev
     sizeBytes: backing.length,
     preferredBlockBytes: 4096,
     readOnly: false,
-    read: (target, offset) => inPieces("read", target.length, (at, bytes) => target.set(backing.subarray(offset + at, offset + at + bytes), at)),
-    write: (data, offset) => inPieces("write", data.length, (at, bytes) => backing.set(data.subarray(at, at + bytes), offset + at)),
-    zero: (offset, length) => inPieces("write", length, (at, bytes) => backing.fill(0, offset + at, offset + at + bytes)),
+    read: (target, offset) =>
+      inPieces("read", target.length, (at, bytes) =>
+        target.set(backing.subarray(offset + at, offset + at + bytes), at),
+      ),
+    write: (data, offset) =>
+      inPieces("write", data.length, (at, bytes) => backing.set(data.subarray(at, at + bytes), offset + at)),
+    zero: (offset, length) =>
+      inPieces("write", length, (at, bytes) => backing.fill(0, offset + at, offset + at + bytes)),
     trim: async () => pause(),
     flush: pause,
     close: () => Promise.resolve(),

@@ -36,7 +36,13 @@ interface TapUnderTest {
   readonly gapsMs: number[];
 }
 
-async function startTapUnderTest(folder: string, name: string, sectors: number, initial: Buffer, frozenBytesMax: number): Promise<TapUnderTest> {
+async function startTapUnderTest(
+  folder: string,
+  name: string,
+  sectors: number,
+  initial: Buffer,
+  frozenBytesMax: number,
+): Promise<TapUnderTest> {
   const home = join(folder, name);
   mkdirSync(home);
   const image = join(home, "disk.img");
@@ -44,7 +50,15 @@ async function startTapUnderTest(folder: string, name: string, sectors: number, 
   const socket = join(home, "nbd.sock");
   const controlSocket = join(home, "control.sock");
   const configFile = join(home, "tap.json");
-  writeFileSync(configFile, JSON.stringify({ controlSocket, frozenBytesMax, disks: [{ diskId: name, image, socket, stateDir: home }], logFile: join(home, "log") }));
+  writeFileSync(
+    configFile,
+    JSON.stringify({
+      controlSocket,
+      frozenBytesMax,
+      disks: [{ diskId: name, image, socket, stateDir: home }],
+      logFile: join(home, "log"),
+    }),
+  );
   let child: ChildProcess;
   let control: Promise<TapClient>;
   let machine: Promise<NbdClient[]>;
@@ -117,7 +131,13 @@ async function startTapUnderTest(folder: string, name: string, sectors: number, 
 /** Enough on a busy machine; on an idle one the points are there in a few seconds. */
 const SECONDS_MAX = 40;
 
-async function runHistory(options: { points: number; overflows: number; frozenBytesMax: number; kills: number; seed: number }): Promise<{ points: number; cuts: number; lost: number; overflows: number; changes: number; gapsMs: number[] }> {
+async function runHistory(options: {
+  points: number;
+  overflows: number;
+  frozenBytesMax: number;
+  kills: number;
+  seed: number;
+}): Promise<{ points: number; cuts: number; lost: number; overflows: number; changes: number; gapsMs: number[] }> {
   const random = seededRandom(options.seed);
   const folder = mkdtempSync(join(tmpdir(), "leeward-taps-"));
   // Odd sizes: the last block and the last region are partial.
@@ -125,11 +145,16 @@ async function runHistory(options: { points: number; overflows: number; frozenBy
   const history = createHistory(sectors, random);
   const taps: TapUnderTest[] = [];
   try {
-    for (const [index, count] of sectors.entries()) taps.push(await startTapUnderTest(folder, `disk${index}`, count, history.initial(index), options.frozenBytesMax));
+    for (const [index, count] of sectors.entries())
+      taps.push(await startTapUnderTest(folder, `disk${index}`, count, history.initial(index), options.frozenBytesMax));
     const tracked = taps.map((tap) => tap.tracked);
     const replicas = sectors.map((count) => Buffer.alloc(count * SECTOR));
     const stop = Promise.withResolvers<void>();
-    const writing = history.run(taps.map((tap) => tap.disk), 12, stop.promise);
+    const writing = history.run(
+      taps.map((tap) => tap.disk),
+      12,
+      stop.promise,
+    );
     writing.catch(() => undefined); // When the judge has failed, the disks go away under the writers.
     const end = performance.now() + SECONDS_MAX * 1000;
     const counts = { points: 0, cuts: 0, lost: 0, overflows: 0 };
@@ -156,7 +181,12 @@ async function runHistory(options: { points: number; overflows: number; frozenBy
     }
 
     let killsLeft = options.kills;
-    for (let cutId = 1; performance.now() < end && (counts.points < options.points || killsLeft > 0 || counts.overflows < options.overflows); cutId++) {
+    for (
+      let cutId = 1;
+      performance.now() < end &&
+      (counts.points < options.points || killsLeft > 0 || counts.overflows < options.overflows);
+      cutId++
+    ) {
       if (killsLeft > 0 && random() < 0.08) {
         killsLeft--;
         await taps[killsLeft % taps.length]!.kill();
@@ -165,7 +195,10 @@ async function runHistory(options: { points: number; overflows: number; frozenBy
       const cycle = await cutTogether(tracked, cutId, history.now, 2000, pause);
       counts.cuts++;
       if (cycle === undefined) brokenAt = history.now();
-      else open.push(readOut(tracked, cycle, pause, (fault) => (counts.overflows += fault.code === "CUT_OVERFLOWED" ? 1 : 0)));
+      else
+        open.push(
+          readOut(tracked, cycle, pause, (fault) => (counts.overflows += fault.code === "CUT_OVERFLOWED" ? 1 : 0)),
+        );
       while (open.length > (random() < 0.5 ? 3 : 1)) await settleOldest();
       if (random() < 0.5) await new Promise((resolve) => setTimeout(resolve, random() * 30));
     }
@@ -181,7 +214,8 @@ async function runHistory(options: { points: number; overflows: number; frozenBy
       await commit(tracked, read, replicas);
       if (read.wasSynced) break;
     }
-    for (const [index, tap] of taps.entries()) assert.ok(readFileSync(tap.image).equals(replicas[index]!), `disk ${index} differs in the end`);
+    for (const [index, tap] of taps.entries())
+      assert.ok(readFileSync(tap.image).equals(replicas[index]!), `disk ${index} differs in the end`);
     return { ...counts, changes: history.changes, gapsMs: taps.flatMap((tap) => tap.gapsMs) };
   } finally {
     for (const tap of taps) await tap.stop();
@@ -189,27 +223,39 @@ async function runHistory(options: { points: number; overflows: number; frozenBy
   }
 }
 
-test("every point of two disks is a prefix of their common write history, in real-time order", { timeout: 120_000 }, async (context) => {
-  context.diagnostic(`seed ${seed}`);
-  const result = await runHistory({ points: 25, overflows: 0, frozenBytesMax: 64 << 20, kills: 0, seed });
-  context.diagnostic(JSON.stringify(result));
-  assert.ok(result.points >= 5 && result.changes > 500, JSON.stringify(result));
-});
+test(
+  "every point of two disks is a prefix of their common write history, in real-time order",
+  { timeout: 120_000 },
+  async (context) => {
+    context.diagnostic(`seed ${seed}`);
+    const result = await runHistory({ points: 25, overflows: 0, frozenBytesMax: 64 << 20, kills: 0, seed });
+    context.diagnostic(JSON.stringify(result));
+    assert.ok(result.points >= 5 && result.changes > 500, JSON.stringify(result));
+  },
+);
 
-test("the same holds when taps are killed, and a replaced tap knows what it has to read again", { timeout: 120_000 }, async (context) => {
-  context.diagnostic(`seed ${seed}`);
-  const result = await runHistory({ points: 8, overflows: 0, frozenBytesMax: 64 << 20, kills: 4, seed });
-  context.diagnostic(JSON.stringify(result));
-  assert.ok(result.points >= 2, JSON.stringify(result));
-  assert.equal(result.gapsMs.length, 4);
-});
+test(
+  "the same holds when taps are killed, and a replaced tap knows what it has to read again",
+  { timeout: 120_000 },
+  async (context) => {
+    context.diagnostic(`seed ${seed}`);
+    const result = await runHistory({ points: 8, overflows: 0, frozenBytesMax: 64 << 20, kills: 4, seed });
+    context.diagnostic(JSON.stringify(result));
+    assert.ok(result.points >= 2, JSON.stringify(result));
+    assert.equal(result.gapsMs.length, 4);
+  },
+);
 
-test("the same holds when there is little room for old data and cuts become void", { timeout: 120_000 }, async (context) => {
-  context.diagnostic(`seed ${seed}`);
-  const result = await runHistory({ points: 0, overflows: 3, frozenBytesMax: 160 << 10, kills: 0, seed });
-  context.diagnostic(JSON.stringify(result));
-  assert.ok(result.overflows > 0, JSON.stringify(result));
-});
+test(
+  "the same holds when there is little room for old data and cuts become void",
+  { timeout: 120_000 },
+  async (context) => {
+    context.diagnostic(`seed ${seed}`);
+    const result = await runHistory({ points: 0, overflows: 3, frozenBytesMax: 160 << 10, kills: 0, seed });
+    context.diagnostic(JSON.stringify(result));
+    assert.ok(result.overflows > 0, JSON.stringify(result));
+  },
+);
 
 test("an agent that goes away while it holds lets go of the disks, and its cuts wait for the next one", async () => {
   const folder = mkdtempSync(join(tmpdir(), "leeward-taps-"));
@@ -229,11 +275,16 @@ test("an agent that goes away while it holds lets go of the disks, and its cuts 
     first.close();
     await written;
     const [status] = await second.disks();
-    assert.deepEqual(status?.cuts.map(({ cutId, state, blocks }) => ({ cutId, state, blocks })), [{ cutId: 1, state: "open", blocks: 1 }]);
+    assert.deepEqual(
+      status?.cuts.map(({ cutId, state, blocks }) => ({ cutId, state, blocks })),
+      [{ cutId: 1, state: "open", blocks: 1 }],
+    );
     assert.deepEqual(await second.cutExtents("disk0", 1), [{ start: 2, count: 1 }]);
     assert.deepEqual(Buffer.from(await second.readCut("disk0", 1, [{ start: 2, count: 1 }])), Buffer.alloc(4096, 7));
     assert.equal((await second.release(["disk0"], 1)).heldThroughout, false);
-    await assert.rejects(second.readCut("disk0", 1, [{ start: 3, count: 1 }]), (error) => isFault(error, "PROTOCOL_INVALID"));
+    await assert.rejects(second.readCut("disk0", 1, [{ start: 3, count: 1 }]), (error) =>
+      isFault(error, "PROTOCOL_INVALID"),
+    );
     await second.discard("disk0", 1);
     assert.equal((await second.disks())[0]?.dirtyBytes, 4096);
     second.close();

@@ -81,7 +81,12 @@ export function createHistory(diskSectors: readonly number[], random: () => numb
       perSector[disk]![sector]!.push(change);
     }
     if (zero) await disks[disk]!.zero(start * SECTOR, length * SECTOR);
-    else await disks[disk]!.write(Buffer.concat(sectors.map((sector) => stamp(disk, sector, change.id))), start * SECTOR, dice < 0.15);
+    else
+      await disks[disk]!.write(
+        Buffer.concat(sectors.map((sector) => stamp(disk, sector, change.id))),
+        start * SECTOR,
+        dice < 0.15,
+      );
     change.ackedAt = ++clock;
     for (const sector of sectors) busy[disk]!.delete(sector);
   }
@@ -111,10 +116,15 @@ export function createHistory(diskSectors: readonly number[], random: () => numb
         for (const [sector, changes] of perSector[disk]!.entries()) {
           const bytes = image.subarray(sector * SECTOR, (sector + 1) * SECTOR);
           const id = bytes.readUInt32LE(0) - 1;
-          const candidates = id === -1 ? zeroedHere(changes, bounds) : [changes.findIndex((change) => change.id === id)];
+          const candidates =
+            id === -1 ? zeroedHere(changes, bounds) : [changes.findIndex((change) => change.id === id)];
           if (candidates.length > 1) continue; // Zeroed twice around the cut: the sector does not say which it shows.
           const shown = candidates[0] ?? -1;
-          if (id === -1) assert.ok(shown !== -1 && bytes.every((byte) => byte === 0), `disk ${disk}, sector ${sector}: zeroes that nobody wrote`);
+          if (id === -1)
+            assert.ok(
+              shown !== -1 && bytes.every((byte) => byte === 0),
+              `disk ${disk}, sector ${sector}: zeroes that nobody wrote`,
+            );
           else {
             assert.ok(id === 0 || shown !== -1, `disk ${disk}, sector ${sector}: write ${id} was never made here`);
             assert.deepEqual(bytes, stamp(disk, sector, id), `disk ${disk}, sector ${sector}: damaged`);
@@ -130,7 +140,10 @@ export function createHistory(diskSectors: readonly number[], random: () => numb
       }
       for (const change of excluded) {
         assert.ok(change.ackedAt > bounds.after, `write ${change.id} was acknowledged before the cut and is not in it`);
-        assert.ok(latest === undefined || change.ackedAt > latest.issuedAt, `write ${latest?.id} was issued after ${change.id} was acknowledged, and only it is in the point`);
+        assert.ok(
+          latest === undefined || change.ackedAt > latest.issuedAt,
+          `write ${latest?.id} was issued after ${change.id} was acknowledged, and only it is in the point`,
+        );
       }
     },
   };
@@ -140,6 +153,10 @@ export function createHistory(diskSectors: readonly number[], random: () => numb
 function zeroedHere(changes: readonly Change[], bounds: { readonly after: number; readonly before: number }): number[] {
   return [...changes.keys()].filter((index) => {
     const following = changes[index + 1];
-    return changes[index]!.zero && changes[index]!.issuedAt < bounds.before && (following === undefined || following.ackedAt > bounds.after);
+    return (
+      changes[index]!.zero &&
+      changes[index]!.issuedAt < bounds.before &&
+      (following === undefined || following.ackedAt > bounds.after)
+    );
   });
 }

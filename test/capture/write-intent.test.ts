@@ -15,7 +15,12 @@ const newFile = (): string => join(folder, "state", `${++count}.intent`);
 
 const IMAGE_BYTES = (10 << 20) + 4608;
 const BLOCKS = 2562;
-const identity: IntentIdentity = { diskId: "disk-1", imageBytes: IMAGE_BYTES, bootId: "5e1885b6-a957-4182-8e0b-77eff352bdf9", imageMtimeNs: 1234n };
+const identity: IntentIdentity = {
+  diskId: "disk-1",
+  imageBytes: IMAGE_BYTES,
+  bootId: "5e1885b6-a957-4182-8e0b-77eff352bdf9",
+  imageMtimeNs: 1234n,
+};
 const EVERYTHING = [{ start: 0, count: BLOCKS }];
 
 /** A file with bits in regions 2, 3 and 10 (the partial one), left cleanly or not. */
@@ -34,7 +39,10 @@ const SOME = [
   { start: 10 * REGION_BLOCKS, count: 2 },
 ];
 
-async function found(path: string, changes: Partial<IntentIdentity> = {}): Promise<{ runs: unknown; reason: string; generation: number }> {
+async function found(
+  path: string,
+  changes: Partial<IntentIdentity> = {},
+): Promise<{ runs: unknown; reason: string; generation: number }> {
   const intent = openWriteIntent(path, { ...identity, ...changes });
   await intent.close(undefined);
   return { ...intent.found, generation: intent.generation };
@@ -51,7 +59,10 @@ test("after a clean stop and after a kill, the regions with a bit are swept", as
   const stopped = await found(await leftBehind(true), { imageMtimeNs: 999n });
   assert.deepEqual([stopped.runs, stopped.generation], [SOME, 2]);
   assert.match(stopped.reason, /after a stop/);
-  const rebooted = await found(await leftBehind(true), { imageMtimeNs: 999n, bootId: "00000000-0000-0000-0000-000000000001" });
+  const rebooted = await found(await leftBehind(true), {
+    imageMtimeNs: 999n,
+    bootId: "00000000-0000-0000-0000-000000000001",
+  });
   assert.deepEqual(rebooted.runs, SOME);
   const killed = await found(await leftBehind(false));
   assert.deepEqual(killed.runs, SOME);
@@ -144,7 +155,13 @@ test("bits that are set and cleared in turns are never lost", async () => {
 test("a state folder that cannot be made is a fault with a remedy", () => {
   const path = join(folder, "a-file");
   writeFileSync(path, "x");
-  assert.throws(() => openWriteIntent(join(path, "disk.intent"), identity), (error) => isFault(error, "CONFIG_INVALID") && error.hint !== undefined);
+  assert.throws(
+    () => openWriteIntent(join(path, "disk.intent"), identity),
+    (error) => isFault(error, "CONFIG_INVALID") && error.hint !== undefined,
+  );
   mkdirSync(join(folder, "is-a-folder.intent"));
-  assert.throws(() => openWriteIntent(join(folder, "is-a-folder.intent"), identity), (error) => isFault(error, "CONFIG_INVALID"));
+  assert.throws(
+    () => openWriteIntent(join(folder, "is-a-folder.intent"), identity),
+    (error) => isFault(error, "CONFIG_INVALID"),
+  );
 });

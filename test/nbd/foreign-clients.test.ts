@@ -14,14 +14,20 @@ import { createMemoryDevice, patterned } from "./memory-device.ts";
 const run = promisify(execFile);
 const MIB = 1 << 20;
 
-async function served(device: (folder: string) => BlockDevice | Promise<BlockDevice>, body: (uri: string, folder: string) => Promise<void>): Promise<void> {
+async function served(
+  device: (folder: string) => BlockDevice | Promise<BlockDevice>,
+  body: (uri: string, folder: string) => Promise<void>,
+): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), "leeward-nbd-"));
   let opened: BlockDevice | undefined;
   let server: Awaited<ReturnType<typeof serveNbd>> | undefined;
   try {
     const serving = await device(folder);
     opened = serving;
-    server = await serveNbd({ exports: { find: (name) => (name === "disk" ? serving : undefined), names: () => ["disk"] }, listen: { path: join(folder, "nbd.sock") } });
+    server = await serveNbd({
+      exports: { find: (name) => (name === "disk" ? serving : undefined), names: () => ["disk"] },
+      listen: { path: join(folder, "nbd.sock") },
+    });
     await body(`nbd+unix:///disk?socket=${join(folder, "nbd.sock")}`, folder);
   } finally {
     await server?.close();
@@ -37,13 +43,18 @@ const imageOf = (bytes: number) => (folder: string) => {
 
 test("nbdinfo sees the export, its size, flags and sizes", async () => {
   await served(imageOf(MIB), async (uri) => {
-    const info = JSON.parse((await run("nbdinfo", ["--json", uri])).stdout) as { protocol: string; structured: boolean; exports: Record<string, unknown>[] };
+    const info = JSON.parse((await run("nbdinfo", ["--json", uri])).stdout) as {
+      protocol: string;
+      structured: boolean;
+      exports: Record<string, unknown>[];
+    };
     const [disk] = info.exports;
     assert.equal(info.protocol, "newstyle-fixed");
     assert.equal(info.structured, true);
     assert.equal(disk?.["export-size"], MIB);
     assert.deepEqual(disk["contexts"], ["base:allocation"]);
-    for (const flag of ["can_multi_conn", "can_flush", "can_fua", "can_trim", "can_zero", "can_df", "can_cache"]) assert.equal(disk[flag], true, flag);
+    for (const flag of ["can_multi_conn", "can_flush", "can_fua", "can_trim", "can_zero", "can_df", "can_cache"])
+      assert.equal(disk[flag], true, flag);
     assert.equal(disk["block_size_maximum"], 32 * MIB);
     assert.match((await run("nbdinfo", ["--list", uri])).stdout, /export="disk"/);
   });
@@ -57,9 +68,15 @@ test("nbdcopy and qemu-img copy a disk in and out without a difference", async (
     await run("nbdcopy", ["--flush", source, uri]);
     assert.match((await run("qemu-img", ["compare", "-f", "raw", "-F", "raw", source, uri])).stdout, /identical/);
     await run("nbdcopy", [uri, join(folder, "out.img")]);
-    assert.match((await run("qemu-img", ["compare", "-f", "raw", "-F", "raw", source, join(folder, "out.img")])).stdout, /identical/);
+    assert.match(
+      (await run("qemu-img", ["compare", "-f", "raw", "-F", "raw", source, join(folder, "out.img")])).stdout,
+      /identical/,
+    );
     await run("qemu-img", ["convert", "-n", "-f", "raw", "-O", "raw", join(folder, "out.img"), uri]);
-    assert.match((await run("qemu-img", ["compare", "-f", "raw", "-F", "raw", source, join(folder, "disk.img")])).stdout, /identical/);
+    assert.match(
+      (await run("qemu-img", ["compare", "-f", "raw", "-F", "raw", source, join(folder, "disk.img")])).stdout,
+      /identical/,
+    );
   });
 });
 
@@ -67,7 +84,7 @@ test("block status reaches nbdinfo: data, holes and zeroes, merged and complete"
   const runs = (offset: number, length: number): { length: number; hole: boolean; zero: boolean }[] => {
     // Data, hole, written zeroes, in turns of 64 KiB.
     const found = [];
-    for (let at = offset; at < offset + length; ) {
+    for (let at = offset; at < offset + length;) {
       const kind = Math.floor(at / 65536) % 3;
       const piece = Math.min(65536 - (at % 65536), offset + length - at);
       found.push({ length: piece, hole: kind === 1, zero: kind !== 0 });
@@ -78,7 +95,11 @@ test("block status reaches nbdinfo: data, holes and zeroes, merged and complete"
   await served(
     () => createMemoryDevice(Buffer.alloc(MIB), { status: runs }),
     async (uri) => {
-      const map = JSON.parse((await run("nbdinfo", ["--json", "--map", uri])).stdout) as { offset: number; length: number; type: number }[];
+      const map = JSON.parse((await run("nbdinfo", ["--json", "--map", uri])).stdout) as {
+        offset: number;
+        length: number;
+        type: number;
+      }[];
       assert.equal(map.length, 16);
       assert.deepEqual(
         map.map(({ offset, type }) => [offset / 65536, type]),
@@ -90,7 +111,25 @@ test("block status reaches nbdinfo: data, holes and zeroes, merged and complete"
 
 test("fio writes and verifies with many requests in flight, on an image", { timeout: 60_000 }, async () => {
   await served(imageOf(32 * MIB), async (uri, folder) => {
-    await run("fio", ["--name=verify", "--ioengine=nbd", `--uri=${uri}`, "--rw=randwrite", "--bsrange=512-64k", "--bs_unaligned=1", "--iodepth=32", "--size=32m", "--io_size=24m", "--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--fsync=64"], { cwd: folder });
+    await run(
+      "fio",
+      [
+        "--name=verify",
+        "--ioengine=nbd",
+        `--uri=${uri}`,
+        "--rw=randwrite",
+        "--bsrange=512-64k",
+        "--bs_unaligned=1",
+        "--iodepth=32",
+        "--size=32m",
+        "--io_size=24m",
+        "--verify=crc32c",
+        "--do_verify=1",
+        "--verify_fatal=1",
+        "--fsync=64",
+      ],
+      { cwd: folder },
+    );
   });
 });
 
@@ -98,7 +137,22 @@ test("fio writes and verifies on a device that answers late and out of order", {
   await served(
     () => createMemoryDevice(patterned(8 * MIB), { lateMs: () => Math.random() * 4 }),
     async (uri, folder) => {
-      await run("fio", ["--name=verify", "--ioengine=nbd", `--uri=${uri}`, "--rw=randwrite", "--bs=4k", "--iodepth=32", "--size=8m", "--verify=crc32c", "--do_verify=1", "--verify_fatal=1"], { cwd: folder });
+      await run(
+        "fio",
+        [
+          "--name=verify",
+          "--ioengine=nbd",
+          `--uri=${uri}`,
+          "--rw=randwrite",
+          "--bs=4k",
+          "--iodepth=32",
+          "--size=8m",
+          "--verify=crc32c",
+          "--do_verify=1",
+          "--verify_fatal=1",
+        ],
+        { cwd: folder },
+      );
     },
   );
 });
@@ -139,7 +193,27 @@ test("libnbd negotiates, reads in structured chunks, and gets the errors that th
 
 test("qemu-io discards and writes zeroes over many megabytes", async () => {
   await served(imageOf(32 * MIB), async (uri) => {
-    const { stdout } = await run("qemu-io", ["-f", "raw", "-d", "unmap", uri, "-c", "write -z 1000k 20m", "-c", "read -P 0 1000k 20m", "-c", "write -P 7 4k 5m", "-c", "discard 1m 2m", "-c", "write -z -u 2m 8m", "-c", "read -P 0 2m 8m", "-c", "flush"]);
+    const { stdout } = await run("qemu-io", [
+      "-f",
+      "raw",
+      "-d",
+      "unmap",
+      uri,
+      "-c",
+      "write -z 1000k 20m",
+      "-c",
+      "read -P 0 1000k 20m",
+      "-c",
+      "write -P 7 4k 5m",
+      "-c",
+      "discard 1m 2m",
+      "-c",
+      "write -z -u 2m 8m",
+      "-c",
+      "read -P 0 2m 8m",
+      "-c",
+      "flush",
+    ]);
     assert.doesNotMatch(stdout, /failed|error/i);
   });
 });

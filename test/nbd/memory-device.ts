@@ -9,7 +9,10 @@ export interface MemoryDeviceOptions {
   readonly fastZero?: boolean;
 }
 
-export function createMemoryDevice(backing: Buffer, options: MemoryDeviceOptions = {}): BlockDevice & { flushes: number } {
+export function createMemoryDevice(
+  backing: Buffer,
+  options: MemoryDeviceOptions = {},
+): BlockDevice & { flushes: number } {
   const { lateMs } = options;
   const perform = (action: () => void): void | Promise<void> => {
     if (lateMs === undefined) return action();
@@ -22,7 +25,8 @@ export function createMemoryDevice(backing: Buffer, options: MemoryDeviceOptions
     ...(options.fastZero === undefined ? {} : { fastZero: options.fastZero }),
     ...(options.status === undefined ? {} : { status: options.status }),
     flushes: 0,
-    read: (target: Uint8Array, offset: number) => perform(() => target.set(backing.subarray(offset, offset + target.length))),
+    read: (target: Uint8Array, offset: number) =>
+      perform(() => target.set(backing.subarray(offset, offset + target.length))),
     write: (data: Uint8Array, offset: number, how?: { fua?: boolean }) =>
       perform(() => {
         backing.set(data, offset);

@@ -83,7 +83,13 @@ export async function connectNbd(where: NetConnectOpts, exportName: string): Pro
     }
   })();
 
-  function request(type: number, requestFlags: number, offset: number, length: number, data?: Uint8Array): Promise<Buffer> {
+  function request(
+    type: number,
+    requestFlags: number,
+    offset: number,
+    length: number,
+    data?: Uint8Array,
+  ): Promise<Buffer> {
     if (lost) return Promise.reject(new ConnectionLost("connection lost"));
     const head = Buffer.alloc(28);
     const id = ++lastId;
@@ -106,9 +112,15 @@ export async function connectNbd(where: NetConnectOpts, exportName: string): Pro
     closed,
     request,
     read: (offset, length) => request(0, 0, offset, length),
-    write: async (data, offset, options) => void (await request(1, options?.fua === true ? 1 : 0, offset, data.length, data)),
+    write: async (data, offset, options) =>
+      void (await request(1, options?.fua === true ? 1 : 0, offset, data.length, data)),
     zero: async (offset, length, options) =>
-      void (await request(6, (options?.fua === true ? 1 : 0) | (options?.noHole === true ? 2 : 0) | (options?.fast === true ? 16 : 0), offset, length)),
+      void (await request(
+        6,
+        (options?.fua === true ? 1 : 0) | (options?.noHole === true ? 2 : 0) | (options?.fast === true ? 16 : 0),
+        offset,
+        length,
+      )),
     trim: async (offset, length) => void (await request(4, 0, offset, length)),
     flush: async () => void (await request(3, 0, 0, 0)),
     async disconnect() {

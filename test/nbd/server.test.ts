@@ -13,10 +13,19 @@ import type { NbdClient } from "./nbd-client.ts";
 
 const MIB = 1 << 20;
 
-async function withServer(device: BlockDevice, body: (connect: () => Promise<NbdClient>, close: () => Promise<void>) => Promise<void>): Promise<void> {
-  const server = await serveNbd({ exports: { find: (name) => (name === "disk" ? device : undefined), names: () => ["disk"] }, listen: { host: "127.0.0.1", port: 0 } });
+async function withServer(
+  device: BlockDevice,
+  body: (connect: () => Promise<NbdClient>, close: () => Promise<void>) => Promise<void>,
+): Promise<void> {
+  const server = await serveNbd({
+    exports: { find: (name) => (name === "disk" ? device : undefined), names: () => ["disk"] },
+    listen: { host: "127.0.0.1", port: 0 },
+  });
   try {
-    await body(() => connectNbd({ host: "127.0.0.1", port: server.port! }, "disk"), () => server.close());
+    await body(
+      () => connectNbd({ host: "127.0.0.1", port: server.port! }, "disk"),
+      () => server.close(),
+    );
   } finally {
     await server.close();
   }
@@ -31,7 +40,14 @@ test("reads give what writes wrote, at any offset and length, on devices that an
     await withServer(createMemoryDevice(backing, lateMs === undefined ? {} : { lateMs }), async (connect) => {
       const client = await connect();
       assert.equal(client.sizeBytes, backing.length);
-      for (const [offset, length] of [[0, 1], [511, 3], [4096, 4096], [1, 300_000], [backing.length - 1, 1], [7, 32 * MIB]] as const) {
+      for (const [offset, length] of [
+        [0, 1],
+        [511, 3],
+        [4096, 4096],
+        [1, 300_000],
+        [backing.length - 1, 1],
+        [7, 32 * MIB],
+      ] as const) {
         const data = patterned(length + 8).subarray(3, 3 + length);
         await client.write(data, offset);
         data.copy(expected, offset);
@@ -149,7 +165,10 @@ test("FUA and flush reach the device, and fast zeroes where it is fast", async (
 
 test("an unknown export is refused, and no other client is harmed", async () => {
   const backing = patterned(MIB);
-  const server = await serveNbd({ exports: { find: (name) => (name === "disk" ? createMemoryDevice(backing) : undefined), names: () => ["disk"] }, listen: { host: "127.0.0.1", port: 0 } });
+  const server = await serveNbd({
+    exports: { find: (name) => (name === "disk" ? createMemoryDevice(backing) : undefined), names: () => ["disk"] },
+    listen: { host: "127.0.0.1", port: 0 },
+  });
   try {
     const where = { host: "127.0.0.1", port: server.port! };
     const client = await connectNbd(where, "disk");
@@ -184,8 +203,14 @@ test("a second server on a socket that is in use says so", async () => {
   const exports = { find: () => undefined, names: () => [] };
   const server = await serveNbd({ exports, listen: { path } });
   try {
-    await assert.rejects(serveNbd({ exports, listen: { path } }), (error) => error instanceof Fault && error.code === "PORT_IN_USE");
-    await assert.rejects(serveNbd({ exports, listen: { path: join(folder, "no", "nbd.sock") } }), (error) => error instanceof Fault && error.code === "CONFIG_INVALID");
+    await assert.rejects(
+      serveNbd({ exports, listen: { path } }),
+      (error) => error instanceof Fault && error.code === "PORT_IN_USE",
+    );
+    await assert.rejects(
+      serveNbd({ exports, listen: { path: join(folder, "no", "nbd.sock") } }),
+      (error) => error instanceof Fault && error.code === "CONFIG_INVALID",
+    );
   } finally {
     await server.close();
     rmSync(folder, { recursive: true, force: true });

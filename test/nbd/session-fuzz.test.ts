@@ -7,7 +7,10 @@ import type { NegotiationStep } from "../../src/nbd/negotiation.ts";
 import { checkRequest, createRequestReader } from "../../src/nbd/requests.ts";
 
 const facts = { sizeBytes: 1 << 20, readOnly: false, preferredBlockBytes: 4096 };
-const exports = { find: (name: string) => (name === "disk" || name === "" ? facts : undefined), names: () => ["disk", "other"] };
+const exports = {
+  find: (name: string) => (name === "disk" || name === "" ? facts : undefined),
+  names: () => ["disk", "other"],
+};
 
 function option(type: number, data: Buffer, length = data.length): Buffer {
   const head = Buffer.alloc(16);
@@ -26,14 +29,19 @@ function named(name: string, rest: Buffer): Buffer {
 const anyBytes = fc.uint8Array({ maxLength: 100 }).map((bytes) => Buffer.from(bytes));
 const anyOption = fc.oneof(
   fc.tuple(fc.nat(12), anyBytes).map(([type, data]) => option(type, data)),
-  fc.tuple(fc.constantFrom(6, 7), fc.constantFrom("disk", "", "nope"), anyBytes).map(([type, name, rest]) => option(type, named(name, rest))),
+  fc
+    .tuple(fc.constantFrom(6, 7), fc.constantFrom("disk", "", "nope"), anyBytes)
+    .map(([type, name, rest]) => option(type, named(name, rest))),
   fc.constantFrom(6, 7, 9, 10).map((type) => option(type, named("disk", Buffer.alloc(type < 8 ? 2 : 4)))),
   fc.constant(option(8, Buffer.alloc(0))),
   fc.constant(option(3, Buffer.alloc(0))),
   fc.integer({ min: 64 << 10, max: 70 << 10 }).map((length) => option(77, Buffer.alloc(length, 1))),
 );
 const anyStream = fc
-  .tuple(fc.constantFrom(0, 1, 2, 3, 3, 3, 4), fc.array(fc.oneof({ weight: 8, arbitrary: anyOption }, { weight: 1, arbitrary: anyBytes }), { maxLength: 8 }))
+  .tuple(
+    fc.constantFrom(0, 1, 2, 3, 3, 3, 4),
+    fc.array(fc.oneof({ weight: 8, arbitrary: anyOption }, { weight: 1, arbitrary: anyBytes }), { maxLength: 8 }),
+  )
   .map(([flags, parts]) => {
     const start = Buffer.alloc(4);
     start.writeUInt32BE(flags);
@@ -108,8 +116,17 @@ interface Sent {
 }
 
 const anyRequest: fc.Arbitrary<Sent> = fc
-  .record({ type: fc.nat(9), flags: fc.nat(0x1f), offset: fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }), length: fc.nat(5000), fill: fc.integer({ min: 1, max: 255 }) })
-  .map(({ fill, ...request }) => ({ ...request, data: request.type === 1 ? Buffer.alloc(request.length, fill) : Buffer.alloc(0) }));
+  .record({
+    type: fc.nat(9),
+    flags: fc.nat(0x1f),
+    offset: fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
+    length: fc.nat(5000),
+    fill: fc.integer({ min: 1, max: 255 }),
+  })
+  .map(({ fill, ...request }) => ({
+    ...request,
+    data: request.type === 1 ? Buffer.alloc(request.length, fill) : Buffer.alloc(0),
+  }));
 
 function encode(request: Sent, cookie: number): Buffer {
   const head = Buffer.alloc(28);
@@ -125,20 +142,38 @@ function encode(request: Sent, cookie: number): Buffer {
 
 test("requests come out as they were sent, however the stream is cut, and get one verdict each", () => {
   fc.assert(
-    fc.property(fc.array(anyRequest, { maxLength: 10 }), fc.array(fc.nat(60_000), { maxLength: 20 }), (requests, cuts) => {
-      const reader = createRequestReader((length) => Buffer.alloc(length + 10));
-      const seen: unknown[] = [];
-      for (const chunk of cutAt(Buffer.concat(requests.map((request, index) => encode(request, index))), cuts)) {
-        reader.push(chunk);
-        for (let request = reader.next(); request !== undefined; request = reader.next()) {
-          assert.ok(typeof request !== "string");
-          assert.ok(Number.isInteger(checkRequest(request, facts, { structured: true, allocation: true })));
-          seen.push({ type: request.type, flags: request.flags, cookie: request.cookieLow, length: request.length, offset: request.offset, data: Buffer.from(request.data ?? []) });
+    fc.property(
+      fc.array(anyRequest, { maxLength: 10 }),
+      fc.array(fc.nat(60_000), { maxLength: 20 }),
+      (requests, cuts) => {
+        const reader = createRequestReader((length) => Buffer.alloc(length + 10));
+        const seen: unknown[] = [];
+        for (const chunk of cutAt(Buffer.concat(requests.map((request, index) => encode(request, index))), cuts)) {
+          reader.push(chunk);
+          for (let request = reader.next(); request !== undefined; request = reader.next()) {
+            assert.ok(typeof request !== "string");
+            assert.ok(Number.isInteger(checkRequest(request, facts, { structured: true, allocation: true })));
+            seen.push({
+              type: request.type,
+              flags: request.flags,
+              cookie: request.cookieLow,
+              length: request.length,
+              offset: request.offset,
+              data: Buffer.from(request.data ?? []),
+            });
+          }
         }
-      }
-      const expected = requests.map((request, cookie) => ({ type: request.type, flags: request.flags, cookie, length: request.length, offset: Number(request.offset), data: request.data }));
-      assert.deepEqual(seen, expected);
-    }),
+        const expected = requests.map((request, cookie) => ({
+          type: request.type,
+          flags: request.flags,
+          cookie,
+          length: request.length,
+          offset: Number(request.offset),
+          data: request.data,
+        }));
+        assert.deepEqual(seen, expected);
+      },
+    ),
     { numRuns: 1000 },
   );
 });
@@ -147,7 +182,13 @@ test("a stream that makes no sense is given up, and stays so", () => {
   fc.assert(
     fc.property(anyBytes, (bytes) => {
       const reader = createRequestReader((length) => Buffer.alloc(length));
-      reader.push(Buffer.concat([encode({ type: 3, flags: 0, offset: 0n, length: 0, data: Buffer.alloc(0) }, 1), Buffer.alloc(28, 0xee), bytes]));
+      reader.push(
+        Buffer.concat([
+          encode({ type: 3, flags: 0, offset: 0n, length: 0, data: Buffer.alloc(0) }, 1),
+          Buffer.alloc(28, 0xee),
+          bytes,
+        ]),
+      );
       assert.equal((reader.next() as { type: number }).type, 3);
       assert.equal(typeof reader.next(), "string");
       reader.push(bytes);

@@ -10,7 +10,18 @@
  *   TRIM does nothing, which is allowed.
  */
 import { execFile } from "node:child_process";
-import { closeSync, constants, fdatasync as fdatasyncOf, fstatSync, openSync, read as readOf, readFileSync, readSync, statSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  constants,
+  fdatasync as fdatasyncOf,
+  fstatSync,
+  openSync,
+  read as readOf,
+  readFileSync,
+  readSync,
+  statSync,
+  writeSync,
+} from "node:fs";
 import type { BigIntStats } from "node:fs";
 import { isFault, Fault } from "#model/fault.ts";
 import type { BlockDevice } from "#ports/block-device.ts";
@@ -51,7 +62,15 @@ export async function openImage(path: string, options: ImageOptions = {}): Promi
     fd = openFile(path, stats, readOnly);
     const sizeBytes = stats.isBlockDevice() ? blockDeviceBytes(stats) : Number(fstatSync(fd, { bigint: true }).size);
     checkRaw(path, fd, sizeBytes);
-    return createImageDevice({ path, fd, sizeBytes, readOnly, lock, punchable: stats.isFile(), system: { ...SYSTEM, ...options.system } });
+    return createImageDevice({
+      path,
+      fd,
+      sizeBytes,
+      readOnly,
+      lock,
+      punchable: stats.isFile(),
+      system: { ...SYSTEM, ...options.system },
+    });
   } catch (error) {
     if (fd !== undefined) closeSync(fd);
     await lock?.release();
@@ -66,7 +85,11 @@ function statImage(path: string): BigIntStats {
   } catch (cause) {
     const code = (cause as NodeJS.ErrnoException).code;
     if (code === "ENOENT" || code === "ENOTDIR") {
-      throw new Fault("IMAGE_MISSING", `The image "${path}" does not exist`, { details: { image: path }, hint: "Check the path in the disk's source.", cause });
+      throw new Fault("IMAGE_MISSING", `The image "${path}" does not exist`, {
+        details: { image: path },
+        hint: "Check the path in the disk's source.",
+        cause,
+      });
     }
     throw invalid(path, `it cannot be examined (${code})`, cause);
   }
@@ -76,13 +99,18 @@ function statImage(path: string): BigIntStats {
 
 function openFile(path: string, stats: BigIntStats, readOnly: boolean): number {
   // O_EXCL on a block device: the kernel refuses when it is mounted or part of something else.
-  const flags = (readOnly ? constants.O_RDONLY : constants.O_RDWR) | (stats.isBlockDevice() && !readOnly ? constants.O_EXCL : 0);
+  const flags =
+    (readOnly ? constants.O_RDONLY : constants.O_RDWR) | (stats.isBlockDevice() && !readOnly ? constants.O_EXCL : 0);
   try {
     return openSync(path, flags);
   } catch (cause) {
     const code = (cause as NodeJS.ErrnoException).code;
     if (code === "EBUSY") {
-      throw new Fault("IMAGE_IN_USE", `The device "${path}" is mounted or in use`, { details: { image: path }, hint: "Unmount it first.", cause });
+      throw new Fault("IMAGE_IN_USE", `The device "${path}" is mounted or in use`, {
+        details: { image: path },
+        hint: "Unmount it first.",
+        cause,
+      });
     }
     throw invalid(path, `it cannot be opened for ${readOnly ? "reading" : "writing"} (${code})`, cause);
   }
@@ -96,13 +124,21 @@ function blockDeviceBytes(stats: BigIntStats): number {
 
 function checkRaw(path: string, fd: number, sizeBytes: number): void {
   if (sizeBytes === 0) throw invalid(path, "it is empty");
-  if (sizeBytes % SECTOR_BYTES !== 0) throw invalid(path, `its size of ${sizeBytes} bytes is no multiple of ${SECTOR_BYTES}`);
+  if (sizeBytes % SECTOR_BYTES !== 0)
+    throw invalid(path, `its size of ${sizeBytes} bytes is no multiple of ${SECTOR_BYTES}`);
   const start = Buffer.alloc(8);
   readSync(fd, start, 0, 8, 0);
-  for (const [magic, format] of [["QFI\u00fb", "qcow2"], ["KDMV", "VMDK"], ["vhdxfile", "VHDX"]] as const) {
+  for (const [magic, format] of [
+    ["QFI\u00fb", "qcow2"],
+    ["KDMV", "VMDK"],
+    ["vhdxfile", "VHDX"],
+  ] as const) {
     if (start.toString("latin1").startsWith(magic)) {
       const hint = `Convert it first: qemu-img convert -O raw ${path} disk.img`;
-      throw new Fault("IMAGE_INVALID", `The image "${path}" is ${format}, expected raw`, { details: { image: path }, hint });
+      throw new Fault("IMAGE_INVALID", `The image "${path}" is ${format}, expected raw`, {
+        details: { image: path },
+        hint,
+      });
     }
   }
 }
@@ -138,13 +174,21 @@ function createImageDevice(image: OpenedImage): BlockDevice {
     const code = (cause as NodeJS.ErrnoException).code ?? "";
     const details = { image: path, offset, length };
     if (code === "ENOSPC" || code === "EDQUOT") {
-      return new Fault("DISK_FULL", `No space left for the image "${path}"`, { details, hint: "Free space on the file system that holds the image.", cause });
+      return new Fault("DISK_FULL", `No space left for the image "${path}"`, {
+        details,
+        hint: "Free space on the file system that holds the image.",
+        cause,
+      });
     }
-    return new Fault("SOURCE_READ_FAILED", `Cannot ${doing} the image "${path}" at ${offset} (${code})`, { details, hint: "Look at the kernel's log for errors of the underlying disk.", cause });
+    return new Fault("SOURCE_READ_FAILED", `Cannot ${doing} the image "${path}" at ${offset} (${code})`, {
+      details,
+      hint: "Look at the kernel's log for errors of the underlying disk.",
+      cause,
+    });
   }
 
   function writeAll(data: Uint8Array, offset: number): void {
-    for (let done = 0; done < data.length; ) {
+    for (let done = 0; done < data.length;) {
       try {
         done += system.writeSync(fd, data, done, data.length - done, offset + done);
       } catch (cause) {
@@ -154,7 +198,7 @@ function createImageDevice(image: OpenedImage): BlockDevice {
   }
 
   function readNow(target: Uint8Array, offset: number): void {
-    for (let done = 0; done < target.length; ) {
+    for (let done = 0; done < target.length;) {
       let count: number;
       try {
         count = readSync(fd, target, done, target.length - done, offset + done);
@@ -167,7 +211,7 @@ function createImageDevice(image: OpenedImage): BlockDevice {
   }
 
   async function readInPool(target: Uint8Array, offset: number): Promise<void> {
-    for (let done = 0; done < target.length; ) {
+    for (let done = 0; done < target.length;) {
       const { promise, resolve, reject } = Promise.withResolvers<number>();
       readOf(fd, target, done, target.length - done, offset + done, (error, count) => {
         if (error !== null) reject(failed("read", offset + done, target.length - done, error));
@@ -277,6 +321,8 @@ const SYSTEM: ImageSystem = {
   punch: (path, offset, length) =>
     new Promise((resolve) => {
       // Not there, or not possible on this file system: the caller does without.
-      execFile("fallocate", ["--punch-hole", "--offset", String(offset), "--length", String(length), path], (error) => resolve(error === null));
+      execFile("fallocate", ["--punch-hole", "--offset", String(offset), "--length", String(length), path], (error) =>
+        resolve(error === null),
+      );
     }),
 };

@@ -18,17 +18,28 @@ export interface ImageLock {
 /** Throws IMAGE_IN_USE when another process has the image: a tap of ours, or a QEMU that opened the file itself. */
 export async function lockImage(path: string, stats: BigIntStats): Promise<ImageLock> {
   if (lockedByForeigner(stats)) {
-    throw inUse(path, "another program, such as a running QEMU, has locked it", "Stop the program that has the image open, or attach its machine through the tap.");
+    throw inUse(
+      path,
+      "another program, such as a running QEMU, has locked it",
+      "Stop the program that has the image open, or attach its machine through the tap.",
+    );
   }
   const server = createServer((socket) => socket.destroy());
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   server.once("error", reject);
-  server.listen({ path: `\0leeward-image-${stats.dev}-${stats.isBlockDevice() ? `r${stats.rdev}` : stats.ino}` }, resolve);
+  server.listen(
+    { path: `\0leeward-image-${stats.dev}-${stats.isBlockDevice() ? `r${stats.rdev}` : stats.ino}` },
+    resolve,
+  );
   try {
     await promise;
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code !== "EADDRINUSE") throw cause;
-    throw inUse(path, "another tap serves it", "Each disk has one tap: look for a second agent on this machine, or for the same disk protected under another name.");
+    throw inUse(
+      path,
+      "another tap serves it",
+      "Each disk has one tap: look for a second agent on this machine, or for the same disk protected under another name.",
+    );
   }
   server.unref();
   return { release: () => new Promise((done) => server.close(() => done())) };

@@ -112,7 +112,8 @@ export function createCaptureDevice(options: CaptureOptions): CaptureDevice {
   let clearTimer: NodeJS.Timeout | undefined;
   let stopping = false;
 
-  const initial = options.unsynced ?? intent?.found ?? { runs: [{ start: 0, count: blocks }], reason: "initial sync: the disk was not tracked before" };
+  const initial = options.unsynced ??
+    intent?.found ?? { runs: [{ start: 0, count: blocks }], reason: "initial sync: the disk was not tracked before" };
   for (const run of initial.runs) unsynced.add(run.start, run.count);
   if (unsynced.count > 0) sweepReason = initial.reason;
 
@@ -186,10 +187,14 @@ export function createCaptureDevice(options: CaptureOptions): CaptureDevice {
     return gate.pass(block, count, () => issue(block, count, action));
   }
 
-  function changeInPieces(offset: number, length: number, action: (offset: number, length: number) => void | Promise<void>): void | Promise<void> {
+  function changeInPieces(
+    offset: number,
+    length: number,
+    action: (offset: number, length: number) => void | Promise<void>,
+  ): void | Promise<void> {
     if (length <= PIECE_BYTES) return change(offset, length, () => action(offset, length));
     return (async () => {
-      for (let at = offset; at < offset + length; ) {
+      for (let at = offset; at < offset + length;) {
         const piece = Math.min(PIECE_BYTES - (at % PIECE_BYTES), offset + length - at);
         const start = at;
         await change(start, piece, () => action(start, piece));
@@ -207,7 +212,10 @@ export function createCaptureDevice(options: CaptureOptions): CaptureDevice {
   function cutOf(cutId: number): FrozenCut {
     const cut = cuts.get(cutId);
     if (cut === undefined) {
-      throw new Fault("NOT_FOUND", `The tap knows no cut "${cutId}"`, { details: { cut: cutId }, hint: "It was restarted since; what the cut held is being swept again." });
+      throw new Fault("NOT_FOUND", `The tap knows no cut "${cutId}"`, {
+        details: { cut: cutId },
+        hint: "It was restarted since; what the cut held is being swept again.",
+      });
     }
     return cut;
   }
@@ -289,14 +297,23 @@ export function createCaptureDevice(options: CaptureOptions): CaptureDevice {
     ...(device.fastZero === undefined ? {} : { fastZero: device.fastZero }),
     blocks,
     read: (target, offset) => device.read(target, offset),
-    write: (data, offset, writeOptions) => durable(change(offset, data.length, () => device.write(data, offset)), writeOptions?.fua),
+    write: (data, offset, writeOptions) =>
+      durable(
+        change(offset, data.length, () => device.write(data, offset)),
+        writeOptions?.fua,
+      ),
     flush: () => device.flush(),
     zero(offset, length, zeroOptions) {
       const how = { mayTrim: zeroOptions?.mayTrim ?? false };
-      return durable(changeInPieces(offset, length, (at, bytes) => device.zero(at, bytes, how)), zeroOptions?.fua);
+      return durable(
+        changeInPieces(offset, length, (at, bytes) => device.zero(at, bytes, how)),
+        zeroOptions?.fua,
+      );
     },
     trim: (offset, length) => changeInPieces(offset, length, (at, bytes) => device.trim(at, bytes)),
-    ...(device.status === undefined ? {} : { status: (offset: number, length: number) => device.status!(offset, length) }),
+    ...(device.status === undefined
+      ? {}
+      : { status: (offset: number, length: number) => device.status!(offset, length) }),
     close: () => stop(),
 
     hold: (cutId, boundMs) => holder.hold(cutId, boundMs),
@@ -304,7 +321,9 @@ export function createCaptureDevice(options: CaptureOptions): CaptureDevice {
       holder.check(cutId);
       if (cuts.has(cutId)) throw new Fault("REFUSED", `Cut "${cutId}" exists already`, { details: { cut: cutId } });
       if (cuts.size >= MAX_CUTS) {
-        throw new Fault("REFUSED", `${MAX_CUTS} cuts are neither committed nor discarded`, { hint: "Discard the cuts that `disks` reports and nobody ships." });
+        throw new Fault("REFUSED", `${MAX_CUTS} cuts are neither committed nor discarded`, {
+          hint: "Discard the cuts that `disks` reports and nobody ships.",
+        });
       }
       cuts.set(cutId, freezeCut(cutId, clock.now(), dirty));
       openCuts++;
@@ -354,7 +373,12 @@ export function createCaptureDevice(options: CaptureOptions): CaptureDevice {
         writtenBytes,
         holdMsMax: holder.longestMs(newPeriod),
         frozenBytes,
-        cuts: [...cuts.values()].map(({ cutId, state, set, markedAtMs }) => ({ cutId, state, blocks: set.count, markedAtMs })),
+        cuts: [...cuts.values()].map(({ cutId, state, set, markedAtMs }) => ({
+          cutId,
+          state,
+          blocks: set.count,
+          markedAtMs,
+        })),
         writeFailure,
       };
     },

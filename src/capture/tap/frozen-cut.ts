@@ -44,19 +44,25 @@ export function closeCut(cut: FrozenCut, state: "shipped" | "void"): number {
 /** Keep old blocks: `bytes` are those of `run`, read before they are overwritten. */
 export function saveBlocks(cut: FrozenCut, run: BlockRun, bytes: Uint8Array): void {
   cut.exposed.delete(run.start, run.count);
-  for (let index = 0; index < run.count; index++) cut.saved.set(run.start + index, bytes.subarray(index * BLOCK_SIZE, (index + 1) * BLOCK_SIZE));
+  for (let index = 0; index < run.count; index++)
+    cut.saved.set(run.start + index, bytes.subarray(index * BLOCK_SIZE, (index + 1) * BLOCK_SIZE));
 }
 
 /**
  * Fill `target` with the blocks of `runs` as of the cut. Throws CUT_OVERFLOWED when the cut is or becomes void, PROTOCOL_INVALID for a
  * block that is not in it or a cut that was shipped, and what the device throws.
  */
-export async function readFrozen(cut: FrozenCut, device: BlockDevice, runs: readonly BlockRun[], target: Uint8Array): Promise<void> {
+export async function readFrozen(
+  cut: FrozenCut,
+  device: BlockDevice,
+  runs: readonly BlockRun[],
+  target: Uint8Array,
+): Promise<void> {
   checkReadable(cut);
   let at = 0;
   const reads: { run: BlockRun; at: number; reading: void | Promise<void> }[] = [];
   for (const run of runs) {
-    for (let block = run.start; block < run.start + run.count; ) {
+    for (let block = run.start; block < run.start + run.count;) {
       const saved = cut.saved.get(block);
       if (saved !== undefined) {
         target.set(saved, at);
@@ -65,8 +71,13 @@ export async function readFrozen(cut: FrozenCut, device: BlockDevice, runs: read
         continue;
       }
       const exposed = cut.exposed.runs(block, run.start + run.count).next().value as BlockRun | undefined;
-      if (exposed?.start !== block) throw new Fault("PROTOCOL_INVALID", `Block "${block}" is not in cut "${cut.cutId}"`);
-      reads.push({ run: exposed, at, reading: readBlocks(device, exposed, target.subarray(at, at + exposed.count * BLOCK_SIZE)) });
+      if (exposed?.start !== block)
+        throw new Fault("PROTOCOL_INVALID", `Block "${block}" is not in cut "${cut.cutId}"`);
+      reads.push({
+        run: exposed,
+        at,
+        reading: readBlocks(device, exposed, target.subarray(at, at + exposed.count * BLOCK_SIZE)),
+      });
       block += exposed.count;
       at += exposed.count * BLOCK_SIZE;
     }

@@ -51,12 +51,21 @@ export function createHolder(gate: WriteGate, clock: Clock): Holder {
   return {
     async hold(cutId, boundMs) {
       if (current !== undefined) {
-        throw new Fault("REFUSED", `The disk is held for cut "${current.cutId}"`, { details: { cut: current.cutId }, hint: "Two process servers cut the same disk: stop one of them." });
+        throw new Fault("REFUSED", `The disk is held for cut "${current.cutId}"`, {
+          details: { cut: current.cutId },
+          hint: "Two process servers cut the same disk: stop one of them.",
+        });
       }
       brokenHold = undefined;
       const broken = Promise.withResolvers<never>();
       broken.promise.catch(() => undefined); // Nobody waits for it once the hold has settled.
-      const hold: Hold = { cutId, since: clock.monotonic(), timer: setTimeout(() => expire(cutId), boundMs), broken, drained: false };
+      const hold: Hold = {
+        cutId,
+        since: clock.monotonic(),
+        timer: setTimeout(() => expire(cutId), boundMs),
+        broken,
+        drained: false,
+      };
       current = hold;
       await Promise.race([gate.hold(), broken.promise]);
       hold.drained = true;

@@ -15,7 +15,14 @@ import { connect } from "node:net";
 import type { Socket } from "node:net";
 import { Fault } from "#model/fault.ts";
 import type { BlockRun } from "#model/block-set.ts";
-import { createTapFrameReader, decodeRuns, DEFAULT_HOLD_BOUND_MS, encodeRuns, encodeTapFrameHead, resultOfAnswer } from "./tap-protocol.ts";
+import {
+  createTapFrameReader,
+  decodeRuns,
+  DEFAULT_HOLD_BOUND_MS,
+  encodeRuns,
+  encodeTapFrameHead,
+  resultOfAnswer,
+} from "./tap-protocol.ts";
 import type { TapAnswer, TapDiskConfig, TapDiskStatus, TapMethod, TapMethods } from "./tap-protocol.ts";
 
 export interface TapClient {
@@ -31,9 +38,15 @@ export interface TapClient {
   /** Settles when no write of these disks is in flight and none will start before the release, at most `boundMs` later. Throws HOLD_EXPIRED, REFUSED (another cut is held). */
   hold(diskIds: readonly string[], cutId: number, boundMs?: number): Promise<void>;
   /** Freezes the dirty sets into cut `cutId`. Throws HOLD_EXPIRED when a hold has ended meanwhile: nothing is marked on that disk. */
-  mark(diskIds: readonly string[], cutId: number): Promise<readonly { readonly diskId: string; readonly blocks: number }[]>;
+  mark(
+    diskIds: readonly string[],
+    cutId: number,
+  ): Promise<readonly { readonly diskId: string; readonly blocks: number }[]>;
   /** `heldThroughout: false`: a bound was reached before, the cut does not count for the group. */
-  release(diskIds: readonly string[], cutId: number): Promise<{ readonly heldThroughout: boolean; readonly heldMs: number }>;
+  release(
+    diskIds: readonly string[],
+    cutId: number,
+  ): Promise<{ readonly heldThroughout: boolean; readonly heldMs: number }>;
   /** The blocks of the cut, in order. Throws NOT_FOUND, CUT_OVERFLOWED. */
   cutExtents(diskId: string, cutId: number): Promise<readonly BlockRun[]>;
   /** The blocks of `runs`, one after the other, as of the cut; at most MAX_READ_BLOCKS, all of them in the cut. The partial last block of a disk is padded with zeroes. Throws NOT_FOUND, CUT_OVERFLOWED, SOURCE_READ_FAILED. */
@@ -56,7 +69,10 @@ export interface TapClient {
 }
 
 /** Throws PEER_UNREACHABLE when nothing listens at `socketPath`. */
-export async function connectTap(socketPath: string, options: { readonly callTimeoutMs?: number } = {}): Promise<TapClient> {
+export async function connectTap(
+  socketPath: string,
+  options: { readonly callTimeoutMs?: number } = {},
+): Promise<TapClient> {
   const socket = await open(socketPath);
   const wire = createWire(socket, options.callTimeoutMs ?? 30_000);
   return {
@@ -65,15 +81,19 @@ export async function connectTap(socketPath: string, options: { readonly callTim
     removeDisk: async (diskId) => void (await wire.call("removeDisk", { diskId })),
     disks: async () => (await wire.call("disks", {})).result,
     report: async () => (await wire.call("report", {})).result,
-    hold: async (diskIds, cutId, boundMs = DEFAULT_HOLD_BOUND_MS) => void (await wire.call("hold", { diskIds, cutId, boundMs })),
+    hold: async (diskIds, cutId, boundMs = DEFAULT_HOLD_BOUND_MS) =>
+      void (await wire.call("hold", { diskIds, cutId, boundMs })),
     mark: async (diskIds, cutId) => (await wire.call("mark", { diskIds, cutId })).result,
     release: async (diskIds, cutId) => (await wire.call("release", { diskIds, cutId })).result,
-    cutExtents: (diskId, cutId) => allPages(async (from) => wire.call("cutExtents", { diskId, cutId, from }), 0, Number.POSITIVE_INFINITY),
+    cutExtents: (diskId, cutId) =>
+      allPages(async (from) => wire.call("cutExtents", { diskId, cutId, from }), 0, Number.POSITIVE_INFINITY),
     readCut: async (diskId, cutId, runs) => (await wire.call("readCut", { diskId, cutId }, encodeRuns(runs))).payload,
     shipped: async (diskId, cutId) => void (await wire.call("shipped", { diskId, cutId })),
-    committed: async (diskId, cutId, swept) => void (await wire.call("committed", { diskId, cutId }, encodeRuns(swept))),
+    committed: async (diskId, cutId, swept) =>
+      void (await wire.call("committed", { diskId, cutId }, encodeRuns(swept))),
     discard: async (diskId, cutId) => void (await wire.call("discard", { diskId, cutId })),
-    unsynced: (diskId, from = 0, limit = Number.POSITIVE_INFINITY) => allPages(async (next) => wire.call("unsynced", { diskId, from: next }), from, limit),
+    unsynced: (diskId, from = 0, limit = Number.POSITIVE_INFINITY) =>
+      allPages(async (next) => wire.call("unsynced", { diskId, from: next }), from, limit),
     readLive: async (diskId, runs) => (await wire.call("readLive", { diskId }, encodeRuns(runs))).payload,
     markAllUnsynced: async (diskId, reason) => void (await wire.call("markAllUnsynced", { diskId, reason })),
     stop: async () => void (await wire.call("stop", {})),
@@ -87,7 +107,7 @@ async function allPages(
   limit: number,
 ): Promise<readonly BlockRun[]> {
   const runs: BlockRun[] = [];
-  for (let next = from; next >= 0 && runs.length < limit; ) {
+  for (let next = from; next >= 0 && runs.length < limit;) {
     const { result, payload } = await page(next);
     for (const run of decodeRuns(payload)) runs.push(run);
     next = result.next;
@@ -105,7 +125,11 @@ function open(socketPath: string): Promise<Socket> {
 
 interface Wire {
   readonly closed: Promise<void>;
-  call<M extends TapMethod>(method: M, params: TapMethods[M]["params"], payload?: Uint8Array): Promise<{ result: TapMethods[M]["result"]; payload: Uint8Array }>;
+  call<M extends TapMethod>(
+    method: M,
+    params: TapMethods[M]["params"],
+    payload?: Uint8Array,
+  ): Promise<{ result: TapMethods[M]["result"]; payload: Uint8Array }>;
 }
 
 interface Call {
@@ -172,5 +196,8 @@ function createWire(socket: Socket, timeoutMs: number): Wire {
 }
 
 function unreachable(message: string, cause: unknown): Fault {
-  return new Fault("PEER_UNREACHABLE", message, { cause, hint: "Look at the tap's log; the agent starts it again by itself." });
+  return new Fault("PEER_UNREACHABLE", message, {
+    cause,
+    hint: "Look at the tap's log; the agent starts it again by itself.",
+  });
 }

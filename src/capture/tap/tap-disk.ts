@@ -32,7 +32,10 @@ export interface TapDiskOptions {
 /** Throws IMAGE_MISSING, IMAGE_INVALID, IMAGE_IN_USE, PORT_IN_USE (another tap serves the socket), DISK_FULL, CONFIG_INVALID. */
 export async function openTapDisk(config: TapDiskConfig, options: TapDiskOptions): Promise<TapDisk> {
   if (!/^[A-Za-z0-9._-]{1,128}$/.test(config.diskId)) {
-    throw new Fault("CONFIG_INVALID", `Disk id "${config.diskId}", expected up to 128 letters, digits, dots and dashes`);
+    throw new Fault(
+      "CONFIG_INVALID",
+      `Disk id "${config.diskId}", expected up to 128 letters, digits, dots and dashes`,
+    );
   }
   const image = await options.openImage(config.image);
   let capture: CaptureDevice | undefined;
@@ -52,12 +55,20 @@ export async function openTapDisk(config: TapDiskConfig, options: TapDiskOptions
     const opened = capture;
     await removeStaleSocket(config.socket);
     const server = await serveNbd({
-      exports: { find: (name) => (name === config.diskId || name === "" ? opened : undefined), names: () => [config.diskId] },
+      exports: {
+        find: (name) => (name === config.diskId || name === "" ? opened : undefined),
+        names: () => [config.diskId],
+      },
       listen: { path: config.socket },
       log: options.log.child({ disk: config.diskId }),
     });
     const { reason } = intent.found;
-    options.log.info("Tap serves a disk", { disk: config.diskId, image: config.image, generation: intent.generation, sweep: reason });
+    options.log.info("Tap serves a disk", {
+      disk: config.diskId,
+      image: config.image,
+      generation: intent.generation,
+      sweep: reason,
+    });
     return {
       config,
       capture: opened,
@@ -90,7 +101,10 @@ export async function removeStaleSocket(path: string): Promise<void> {
   const answers = await promise;
   socket.destroy();
   if (answers) {
-    throw new Fault("PORT_IN_USE", `Another process serves the socket "${path}"`, { details: { path }, hint: "Look for a second agent or tap with the same state folder." });
+    throw new Fault("PORT_IN_USE", `Another process serves the socket "${path}"`, {
+      details: { path },
+      hint: "Look for a second agent or tap with the same state folder.",
+    });
   }
   mkdirSync(dirname(path), { recursive: true });
   rmSync(path, { force: true });

@@ -17,18 +17,25 @@ export function text(values: Params, name: string): string {
 
 export function texts(values: Params, name: string): string[] {
   const value = values[name];
-  if (!Array.isArray(value) || !value.every((item) => typeof item === "string")) throw invalid(name, value, "a list of texts");
+  if (!Array.isArray(value) || !value.every((item) => typeof item === "string"))
+    throw invalid(name, value, "a list of texts");
   return value;
 }
 
 export function whole(values: Params, name: string): number {
   const value = values[name];
-  if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 0) throw invalid(name, value, "a whole number");
+  if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 0)
+    throw invalid(name, value, "a whole number");
   return value;
 }
 
 export function diskConfig(values: Params): TapDiskConfig {
-  return { diskId: text(values, "diskId"), image: text(values, "image"), socket: text(values, "socket"), stateDir: text(values, "stateDir") };
+  return {
+    diskId: text(values, "diskId"),
+    image: text(values, "image"),
+    socket: text(values, "socket"),
+    stateDir: text(values, "stateDir"),
+  };
 }
 
 /** The head of a request; throws PROTOCOL_INVALID for anything else. */
@@ -50,10 +57,17 @@ export function tapConfig(value: unknown): TapConfig {
       ...(values["logFile"] === undefined ? {} : { logFile: text(values, "logFile") }),
     };
   } catch (cause) {
-    throw new Fault("CONFIG_INVALID", `The tap's configuration is wrong: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+    throw new Fault(
+      "CONFIG_INVALID",
+      `The tap's configuration is wrong: ${cause instanceof Error ? cause.message : String(cause)}`,
+      { cause },
+    );
   }
 }
 
 function invalid(name: string, value: unknown, expected: string): Fault {
-  return new Fault("PROTOCOL_INVALID", `"${name}" is "${String(JSON.stringify(value)).slice(0, 80)}", expected ${expected}`);
+  return new Fault(
+    "PROTOCOL_INVALID",
+    `"${name}" is "${String(JSON.stringify(value)).slice(0, 80)}", expected ${expected}`,
+  );
 }

@@ -92,8 +92,14 @@ export interface TapMethods {
   disks: { params: Record<string, never>; result: readonly TapDiskStatus[] };
   report: { params: Record<string, never>; result: readonly TapDiskStatus[] };
   hold: { params: { diskIds: readonly string[]; cutId: number; boundMs: number }; result: null };
-  mark: { params: { diskIds: readonly string[]; cutId: number }; result: readonly { diskId: string; blocks: number }[] };
-  release: { params: { diskIds: readonly string[]; cutId: number }; result: { heldThroughout: boolean; heldMs: number } };
+  mark: {
+    params: { diskIds: readonly string[]; cutId: number };
+    result: readonly { diskId: string; blocks: number }[];
+  };
+  release: {
+    params: { diskIds: readonly string[]; cutId: number };
+    result: { heldThroughout: boolean; heldMs: number };
+  };
   cutExtents: { params: { diskId: string; cutId: number; from: number }; result: { next: number } };
   readCut: { params: { diskId: string; cutId: number }; result: null };
   shipped: { params: { diskId: string; cutId: number }; result: null };
@@ -112,7 +118,8 @@ export interface TapRequest {
   readonly params: unknown;
 }
 
-export type TapAnswer = { readonly id: number; readonly result: JsonValue } | { readonly id: number; readonly fault: FaultJson };
+export type TapAnswer =
+  { readonly id: number; readonly result: JsonValue } | { readonly id: number; readonly fault: FaultJson };
 
 export interface TapFrame {
   readonly header: unknown;
@@ -154,7 +161,10 @@ export function createTapFrameReader(): { push(chunk: Uint8Array): TapFrame[] } 
         }
         needed = 4 + length;
         if (buffered < needed) break;
-        frames.push({ header: parseJson(whole.toString("utf8", 8, 8 + jsonLength)), payload: whole.subarray(8 + jsonLength, needed) });
+        frames.push({
+          header: parseJson(whole.toString("utf8", 8, 8 + jsonLength)),
+          payload: whole.subarray(8 + jsonLength, needed),
+        });
         const rest = whole.subarray(needed);
         chunks = rest.length > 0 ? [rest] : [];
         buffered = rest.length;
@@ -179,7 +189,8 @@ export function encodeRuns(runs: readonly BlockRun[]): Buffer {
 /** Inverse of `encodeRuns`. Throws PROTOCOL_INVALID for a partial or an empty run. */
 export function decodeRuns(payload: Uint8Array): BlockRun[] {
   const bytes = asBuffer(payload);
-  if (bytes.length % RUN_BYTES !== 0) throw new Fault("PROTOCOL_INVALID", `Runs of "${bytes.length}" bytes, expected a multiple of ${RUN_BYTES}`);
+  if (bytes.length % RUN_BYTES !== 0)
+    throw new Fault("PROTOCOL_INVALID", `Runs of "${bytes.length}" bytes, expected a multiple of ${RUN_BYTES}`);
   const runs: BlockRun[] = [];
   for (let at = 0; at < bytes.length; at += RUN_BYTES) {
     const run = { start: bytes.readUIntLE(at, 6), count: bytes.readUInt32LE(at + 8) };

@@ -16,7 +16,15 @@ import type { CaptureDevice } from "./capture-device.ts";
 import { removeStaleSocket } from "./tap-disk.ts";
 import type { TapDisk } from "./tap-disk.ts";
 import * as params from "./tap-params.ts";
-import { bytesOfRuns, createTapFrameReader, decodeRuns, encodeRuns, encodeTapFrameHead, MAX_READ_BLOCKS, MAX_RUNS_PER_PAGE } from "./tap-protocol.ts";
+import {
+  bytesOfRuns,
+  createTapFrameReader,
+  decodeRuns,
+  encodeRuns,
+  encodeTapFrameHead,
+  MAX_READ_BLOCKS,
+  MAX_RUNS_PER_PAGE,
+} from "./tap-protocol.ts";
 import type { TapAnswer, TapDiskConfig } from "./tap-protocol.ts";
 
 export interface Tap {
@@ -34,7 +42,7 @@ export interface TapOptions {
   readonly log: Log;
 }
 
-/** Throws PORT_IN_USE when another tap answers at the control socket. */
+/** Throws PORT_IN_USE when another tap answers at the control socket, CONFIG_INVALID when it cannot be made. */
 export async function startTap(options: TapOptions): Promise<Tap> {
   const { log } = options;
   await removeStaleSocket(options.controlSocket);
@@ -46,9 +54,12 @@ export async function startTap(options: TapOptions): Promise<Tap> {
 
   async function addDisk(config: TapDiskConfig): Promise<TapDisk> {
     const existing = disks.get(config.diskId);
-    if (existing !== undefined && existing.config.image === config.image && existing.config.socket === config.socket) return existing;
+    if (existing !== undefined && existing.config.image === config.image && existing.config.socket === config.socket)
+      return existing;
     if (existing !== undefined || opening.has(config.diskId)) {
-      throw new Fault("DISK_ALREADY_PROTECTED", `The tap serves a disk "${config.diskId}" already`, { details: { disk: config.diskId } });
+      throw new Fault("DISK_ALREADY_PROTECTED", `The tap serves a disk "${config.diskId}" already`, {
+        details: { disk: config.diskId },
+      });
     }
     opening.add(config.diskId);
     try {
@@ -78,10 +89,17 @@ export async function startTap(options: TapOptions): Promise<Tap> {
     socket.once("close", () => connections.delete(socket));
     serveControl(socket, { disks, addDisk, stop, log });
   });
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", reject);
-    server.listen(options.controlSocket, resolve);
-  });
+  const listening = Promise.withResolvers<void>();
+  server.once("error", listening.reject);
+  server.listen(options.controlSocket, listening.resolve);
+  try {
+    await listening.promise;
+  } catch (cause) {
+    throw new Fault("CONFIG_INVALID", `Cannot listen at "${options.controlSocket}"`, {
+      cause,
+      hint: "The path of a socket has at most 107 bytes, in a folder that this user may write.",
+    });
+  }
   chmodSync(options.controlSocket, 0o600);
 
   function stop(): Promise<void> {
@@ -129,7 +147,8 @@ function serveControl(socket: Socket, context: ControlContext): void {
 
   function diskOf(diskId: string): TapDisk {
     const disk = disks.get(diskId);
-    if (disk === undefined) throw new Fault("NOT_FOUND", `The tap serves no disk "${diskId}"`, { details: { disk: diskId } });
+    if (disk === undefined)
+      throw new Fault("NOT_FOUND", `The tap serves no disk "${diskId}"`, { details: { disk: diskId } });
     return disk;
   }
 
@@ -150,10 +169,15 @@ function serveControl(socket: Socket, context: ControlContext): void {
     return { result: { next }, payload: encodeRuns(some) };
   }
 
-  async function readInto(capture: CaptureDevice, payload: Uint8Array, read: (runs: readonly BlockRun[], target: Uint8Array) => Promise<void>): Promise<Answer> {
+  async function readInto(
+    capture: CaptureDevice,
+    payload: Uint8Array,
+    read: (runs: readonly BlockRun[], target: Uint8Array) => Promise<void>,
+  ): Promise<Answer> {
     const runs = runsWithin(payload, capture.blocks);
     const blocks = runs.reduce((sum, run) => sum + run.count, 0);
-    if (blocks > MAX_READ_BLOCKS) throw new Fault("PROTOCOL_INVALID", `A read of "${blocks}" blocks, expected at most ${MAX_READ_BLOCKS}`);
+    if (blocks > MAX_READ_BLOCKS)
+      throw new Fault("PROTOCOL_INVALID", `A read of "${blocks}" blocks, expected at most ${MAX_READ_BLOCKS}`);
     const target = Buffer.allocUnsafe(bytesOfRuns(runs));
     await read(runs, target);
     return { result: null, payload: target };
@@ -186,7 +210,8 @@ function serveControl(socket: Socket, context: ControlContext): void {
       const refused = results.find((result) => result.status === "rejected");
       if (refused === undefined && !socket.destroyed) return DONE;
       // Those that hold for this call hold for nothing.
-      for (const [index, result] of results.entries()) if (result.status === "fulfilled") captures[index]!.expire(cutId);
+      for (const [index, result] of results.entries())
+        if (result.status === "fulfilled") captures[index]!.expire(cutId);
       throw refused?.reason ?? new Fault("PEER_UNREACHABLE", "The agent went away during a hold");
     },
     mark: (values) => {
@@ -210,9 +235,15 @@ function serveControl(socket: Socket, context: ControlContext): void {
       const cutId = params.whole(values, "cutId");
       const released = capturesOf(values).map((capture) => capture.release(cutId));
       for (const hold of holds) if (hold.cutId === cutId) holds.delete(hold);
-      return { result: { heldThroughout: released.every((one) => one.heldThroughout), heldMs: Math.max(0, ...released.map((one) => one.heldMs)) } };
+      return {
+        result: {
+          heldThroughout: released.every((one) => one.heldThroughout),
+          heldMs: Math.max(0, ...released.map((one) => one.heldMs)),
+        },
+      };
     },
-    cutExtents: (values) => page(captureOf(values).cutRuns(params.whole(values, "cutId"), params.whole(values, "from"))),
+    cutExtents: (values) =>
+      page(captureOf(values).cutRuns(params.whole(values, "cutId"), params.whole(values, "from"))),
     readCut: (values, payload) => {
       const capture = captureOf(values);
       return readInto(capture, payload, (runs, target) => capture.readCut(params.whole(values, "cutId"), runs, target));
@@ -286,6 +317,7 @@ function serveControl(socket: Socket, context: ControlContext): void {
 function runsWithin(payload: Uint8Array, blocks: number): BlockRun[] {
   const runs = decodeRuns(payload);
   const outside = runs.find((run) => run.start + run.count > blocks);
-  if (outside !== undefined) throw new Fault("PROTOCOL_INVALID", `Blocks "${outside.start}+${outside.count}" of a disk of ${blocks}`);
+  if (outside !== undefined)
+    throw new Fault("PROTOCOL_INVALID", `Blocks "${outside.start}+${outside.count}" of a disk of ${blocks}`);
   return runs;
 }

@@ -59,7 +59,7 @@ export function createWriteGate(coverage: Coverage): WriteGate {
   }
 
   function advance(): void {
-    for (let index = 0; index < waiting.length && !held; ) {
+    for (let index = 0; index < waiting.length && !held;) {
       const change = waiting[index]!;
       if (!mayStart(change, index)) {
         index++;
@@ -106,7 +106,12 @@ export function createWriteGate(coverage: Coverage): WriteGate {
   return {
     pass(block, count, issue) {
       const range = { block, end: block + count };
-      if (!held && waiting.length === 0 && (inFlight.size === 0 || !overlapsAny(inFlight, range)) && coverage.covers(block, count)) {
+      if (
+        !held &&
+        waiting.length === 0 &&
+        (inFlight.size === 0 || !overlapsAny(inFlight, range)) &&
+        coverage.covers(block, count)
+      ) {
         const result = issue();
         return result instanceof Promise ? track(range, result) : result;
       }

@@ -32,7 +32,18 @@
  * to be there. The modification time of a block device's node says nothing; for those the rule "image untouched" always holds.
  * This comment is the description of the file; it never leaves the machine.
  */
-import { closeSync, fdatasync, fstatSync, fsyncSync, mkdirSync, openSync, readSync, unlinkSync, write, writeSync } from "node:fs";
+import {
+  closeSync,
+  fdatasync,
+  fstatSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readSync,
+  unlinkSync,
+  write,
+  writeSync,
+} from "node:fs";
 import { dirname } from "node:path";
 import { Fault } from "#model/fault.ts";
 import { crc32c } from "#model/checksum.ts";
@@ -142,11 +153,17 @@ function createWriteIntent(path: string, fd: number, identity: IntentIdentity): 
     const setting: number[] = [];
     for (const page of pages) {
       const first = page * PAGE_BYTES * 8;
-      for (let region = first; region < Math.min(regions, first + PAGE_BYTES * 8); region++) if (states[region] === SETTING) setting.push(region);
+      for (let region = first; region < Math.min(regions, first + PAGE_BYTES * 8); region++)
+        if (states[region] === SETTING) setting.push(region);
     }
     try {
       // A copy: the bits may change while the page is on its way, and then it belongs to the next round.
-      for (const page of pages) await writePage(fd, Buffer.from(bits.subarray(page * PAGE_BYTES, (page + 1) * PAGE_BYTES)), HEADER_BYTES + page * PAGE_BYTES);
+      for (const page of pages)
+        await writePage(
+          fd,
+          Buffer.from(bits.subarray(page * PAGE_BYTES, (page + 1) * PAGE_BYTES)),
+          HEADER_BYTES + page * PAGE_BYTES,
+        );
       if (round.length > 0 || setting.length > 0) await syncData(fd);
     } catch (cause) {
       await giveUp(cause, round);
@@ -189,15 +206,20 @@ function createWriteIntent(path: string, fd: number, identity: IntentIdentity): 
   const intent: WriteIntent = {
     bootId: identity.bootId,
     generation,
-    found: typeof before === "string" ? { runs: [{ start: 0, count: blocks }], reason: before } : foundIn(bits, regions, blocks, before.reason),
+    found:
+      typeof before === "string"
+        ? { runs: [{ start: 0, count: blocks }], reason: before }
+        : foundIn(bits, regions, blocks, before.reason),
     clearable(isClean) {
-      for (let region = 0; region < regions; region++) if (states[region] === DURABLE && isClean(...blocksOf(region))) return true;
+      for (let region = 0; region < regions; region++)
+        if (states[region] === DURABLE && isClean(...blocksOf(region))) return true;
       return false;
     },
     covers(block, count) {
       if (gaveUp) return true;
       const last = Math.floor((block + count - 1) / REGION_BLOCKS);
-      for (let region = Math.floor(block / REGION_BLOCKS); region <= last; region++) if (states[region] !== DURABLE) return false;
+      for (let region = Math.floor(block / REGION_BLOCKS); region <= last; region++)
+        if (states[region] !== DURABLE) return false;
       return true;
     },
     set(block, count) {
@@ -251,18 +273,22 @@ function readState(fd: number, bitBytes: number, identity: IntentIdentity): Inte
   if (fileBytes === 0) return "initial sync: the disk was not tracked before";
   const header = Buffer.alloc(HEADER_BYTES);
   const bits = Buffer.alloc(bitBytes);
-  if (readSync(fd, header, 0, HEADER_BYTES, 0) !== HEADER_BYTES || !isIntact(header)) return "resync: the write-intent file is damaged";
+  if (readSync(fd, header, 0, HEADER_BYTES, 0) !== HEADER_BYTES || !isIntact(header))
+    return "resync: the write-intent file is damaged";
   const idBytes = header.readUInt32LE(56);
   const diskId = header.toString("utf8", 60, 60 + Math.min(idBytes, 1024));
   if (diskId !== identity.diskId) return `resync: the write-intent file belongs to disk "${diskId}"`;
   const imageBytes = Number(header.readBigUInt64LE(16));
-  if (imageBytes !== identity.imageBytes) return `resync: the image had ${imageBytes} bytes and now has ${identity.imageBytes}`;
+  if (imageBytes !== identity.imageBytes)
+    return `resync: the image had ${imageBytes} bytes and now has ${identity.imageBytes}`;
   if (readSync(fd, bits, 0, bitBytes, HEADER_BYTES) !== bitBytes) return "resync: the write-intent file is cut off";
   const clean = header.readUInt32LE(12) === 1;
   const bootId = header.toString("latin1", 40, 56);
   const generation = Number(header.readBigUInt64LE(24));
-  if (!clean && bootId !== packBootId(identity.bootId).toString("latin1")) return "resync: the machine went down without a clean stop of the tap";
-  if (clean && header.readBigUInt64LE(32) !== identity.imageMtimeNs) return "resync: the image was changed while the tap was stopped";
+  if (!clean && bootId !== packBootId(identity.bootId).toString("latin1"))
+    return "resync: the machine went down without a clean stop of the tap";
+  if (clean && header.readBigUInt64LE(32) !== identity.imageMtimeNs)
+    return "resync: the image was changed while the tap was stopped";
   return { bits, generation, reason: clean ? "catch-up after a stop of the tap" : "catch-up after the tap was killed" };
 }
 
@@ -273,7 +299,8 @@ function foundIn(bits: Buffer, regions: number, blocks: number, reason: string):
     const start = region * REGION_BLOCKS;
     const count = Math.min(REGION_BLOCKS, blocks - start);
     const last = runs.at(-1);
-    if (last !== undefined && last.start + last.count === start) runs[runs.length - 1] = { start: last.start, count: last.count + count };
+    if (last !== undefined && last.start + last.count === start)
+      runs[runs.length - 1] = { start: last.start, count: last.count + count };
     else runs.push({ start, count });
   }
   return { runs, reason: runs.length === 0 ? "" : reason };
@@ -281,14 +308,18 @@ function foundIn(bits: Buffer, regions: number, blocks: number, reason: string):
 
 function isIntact(header: Buffer): boolean {
   return (
-    header.toString("latin1", 0, 8) === MAGIC && header.readUInt32LE(8) === VERSION && header.readUInt32LE(HEADER_BYTES - 4) === crc32c(header.subarray(0, HEADER_BYTES - 4))
+    header.toString("latin1", 0, 8) === MAGIC &&
+    header.readUInt32LE(8) === VERSION &&
+    header.readUInt32LE(HEADER_BYTES - 4) === crc32c(header.subarray(0, HEADER_BYTES - 4))
   );
 }
 
 /** The generation of a file that is otherwise not to be used, so that numbers are not used again; 0 when there is none. */
 function readGeneration(fd: number): number {
   const header = Buffer.alloc(HEADER_BYTES);
-  return readSync(fd, header, 0, HEADER_BYTES, 0) === HEADER_BYTES && isIntact(header) ? Number(header.readBigUInt64LE(24)) : 0;
+  return readSync(fd, header, 0, HEADER_BYTES, 0) === HEADER_BYTES && isIntact(header)
+    ? Number(header.readBigUInt64LE(24))
+    : 0;
 }
 
 function writeHeader(fd: number, identity: IntentIdentity, generation: number, cleanMtimeNs: bigint | undefined): void {
@@ -344,7 +375,9 @@ function cannotWrite(path: string, cause: unknown): Fault {
   const full = (cause as NodeJS.ErrnoException).code === "ENOSPC";
   return new Fault(full ? "DISK_FULL" : "CONFIG_INVALID", `Cannot write the tap's state "${path}"`, {
     details: { path },
-    hint: full ? "Free space on the file system that holds the agent's state." : "Check owner and permissions of the agent's state folder.",
+    hint: full
+      ? "Free space on the file system that holds the agent's state."
+      : "Check owner and permissions of the agent's state folder.",
     cause,
   });
 }
