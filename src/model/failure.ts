@@ -7,15 +7,17 @@
  */
 import { Fault, faultFromJson, isFaultCode } from "./fault.ts";
 
-/** The innermost fault of a chain of causes; undefined when there is none (a bug, a time-out, a cancellation). */
+/**
+ * The fault of a failure: the outermost of its chain of causes, for what lies below it is only why. Undefined when there is none (a bug,
+ * a time-out, a cancellation).
+ */
 export function faultOfFailure(error: unknown): Fault | undefined {
-  let found: Fault | undefined;
   for (const link of chain(error)) {
-    if (link instanceof Fault) found = link;
+    if (link instanceof Fault) return link;
     const { type, details } = link as { readonly type?: unknown; readonly details?: unknown };
-    if (isFaultCode(type) && Array.isArray(details) && details.length > 0) found = faultFromJson(details[0]);
+    if (isFaultCode(type) && Array.isArray(details) && details.length > 0) return faultFromJson(details[0]);
   }
-  return found;
+  return undefined;
 }
 
 /** The innermost message of a chain of causes: what really happened. */

@@ -1,0 +1,67 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { allowedOperations, CONDITIONS, GROUP_OPERATIONS, nextPhase, refusalOf, type GroupFacts, type GroupPhase, type PhaseEvent } from "#model/group-phase.ts";
+
+const PHASES: readonly GroupPhase[] = ["unprotected", "seeding", "protected", "failing-over", "failed-over", "committed"];
+const facts = (more: Partial<GroupFacts> = {}): GroupFacts => ({ name: "web", phase: "protected", conditions: [], hasPoint: true, sourceConnected: true, ...more });
+
+const anyFacts = fc.record({
+  name: fc.constant("web"),
+  phase: fc.constantFrom(...PHASES),
+  conditions: fc.uniqueArray(fc.constantFrom(...Object.values(CONDITIONS))),
+  hasPoint: fc.boolean(),
+  sourceConnected: fc.constantFrom(true, false, undefined),
+});
+
+test("what is listed as allowed is not refused, and a refusal lists exactly what is allowed", () => {
+  fc.assert(
+    fc.property(anyFacts, (seen) => {
+      const allowed = allowedOperations(seen);
+      for (const operation of GROUP_OPERATIONS) {
+        const refusal = refusalOf(seen, operation, { sourceLost: true });
+        assert.equal(refusal === undefined, allowed.includes(operation));
+        if (refusal === undefined) continue;
+        assert.ok(refusal.hint.endsWith(allowed.length === 0 ? "nothing but waiting" : allowed.join(", ")));
+        assert.ok(refusal.message.includes(`"${seen.phase}"`));
+      }
+    }),
+  );
+});
+
+test("a failover is possible whenever a point exists, whatever else stands beside the phase, except an end of protection", () => {
+  fc.assert(
+    fc.property(anyFacts, (seen) => {
+      const wanted = (seen.phase === "protected" || seen.phase === "seeding") && seen.hasPoint && !seen.conditions.includes(CONDITIONS.unprotecting);
+      assert.equal(allowedOperations(seen).includes("failover"), wanted);
+    }),
+  );
+});
+
+test("a source that is not connected: unplanned needs the word of a person, planned is refused, both say what to type", () => {
+  const away = facts({ sourceConnected: false });
+  assert.match(refusalOf(away, "failover")?.hint ?? "", /leeward failover web --source-lost/);
+  assert.equal(refusalOf(away, "failover", { sourceLost: true }), undefined);
+  assert.match(refusalOf(away, "planned-failover")?.hint ?? "", /leeward failover web --source-lost/);
+  // Not known is not the same as lost: the failover itself looks first.
+  assert.equal(refusalOf(facts({ sourceConnected: undefined }), "failover"), undefined);
+});
+
+test("what is allowed in each phase of an ordinary life", () => {
+  assert.deepEqual(allowedOperations(facts({ phase: "unprotected", hasPoint: false })), ["protect"]);
+  assert.deepEqual(allowedOperations(facts({ phase: "seeding", hasPoint: false })), ["unprotect"]);
+  assert.deepEqual(allowedOperations(facts()), ["pause", "bookmark", "failover", "planned-failover", "test-failover", "unprotect"]);
+  assert.deepEqual(allowedOperations(facts({ conditions: [CONDITIONS.paused] })), ["resume", "failover", "test-failover", "unprotect"]);
+  assert.deepEqual(allowedOperations(facts({ conditions: [CONDITIONS.testing] })), ["pause", "bookmark", "failover", "planned-failover", "test-failover-cleanup"]);
+  assert.deepEqual(allowedOperations(facts({ phase: "failing-over" })), []);
+  assert.deepEqual(allowedOperations(facts({ phase: "failed-over" })), []);
+});
+
+test("phases follow the picture, and an impossible event is a bug", () => {
+  const life: readonly PhaseEvent[] = ["protect", "seeded", "failover", "failover-undone", "failover", "booted"];
+  let phase: GroupPhase = "unprotected";
+  const seen = life.map((event) => (phase = nextPhase(phase, event)));
+  assert.deepEqual(seen, ["seeding", "protected", "failing-over", "protected", "failing-over", "failed-over"]);
+  assert.throws(() => nextPhase("unprotected", "booted"), RangeError);
+  assert.throws(() => nextPhase("failed-over", "seeded"), RangeError);
+});
