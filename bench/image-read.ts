@@ -93,8 +93,10 @@ async function inChild(setup: ReaderSetup, profiles: string | undefined): Promis
   const execArgv = profiles === undefined ? [] : ["--cpu-prof", "--cpu-prof-dir", profiles];
   const child = fork(import.meta.filename, { execArgv });
   child.send(setup);
-  const [answer] = (await once(child, "message")) as [Record<string, number>];
+  let answer: Record<string, number> | undefined;
+  child.once("message", (message) => (answer = message as Record<string, number>)); // Its other end is this file.
   await once(child, "exit");
+  if (answer === undefined) throw new Error("The reader failed");
   return answer;
 }
 
@@ -185,7 +187,9 @@ async function timed(places: readonly number[], work: (at: number) => unknown): 
   return times.toSorted((a, b) => a - b);
 }
 
-const quantile = (sorted: readonly number[], share: number): number => sorted[Math.floor(sorted.length * share)] ?? 0;
+function quantile(sorted: readonly number[], share: number): number {
+  return sorted[Math.floor(sorted.length * share)] ?? 0;
+}
 
 /** Every container whole, four at a time: what the line and the server give without us. */
 async function getAll(
@@ -197,7 +201,10 @@ async function getAll(
   const bornAt = performance.now();
   let bytes = 0;
   const lane = async (): Promise<void> => {
-    for (let key = queue.pop(); key !== undefined; key = queue.pop()) bytes += (await objects.get(key)).length;
+    for (let key = queue.pop(); key !== undefined; key = queue.pop()) {
+      const { length } = await objects.get(key);
+      bytes += length;
+    }
   };
   await Promise.all([lane(), lane(), lane(), lane()]);
   const seconds = (performance.now() - bornAt) / 1000;
