@@ -7,7 +7,16 @@
 import { randomUUID } from "node:crypto";
 import { Fault, isFault } from "#model/fault.ts";
 import type { JsonObject, JsonValue } from "#model/json.ts";
-import { readList, readName, readText, readTexts, readWhole, readWholes, readChoice, type Fields } from "#model/json-reader.ts";
+import {
+  readList,
+  readName,
+  readText,
+  readTexts,
+  readWhole,
+  readWholes,
+  readChoice,
+  type Fields,
+} from "#model/json-reader.ts";
 import type { Clock } from "#ports/clock.ts";
 import type { Address, Handlers, Link, Peer } from "#ports/link.ts";
 import type { Log } from "#ports/log.ts";
@@ -39,7 +48,11 @@ export interface AgentSession {
 }
 
 /** Throws what dialling throws, and PEER_REJECTED when the process server does not take this machine. */
-export async function openAgentSession(options: SessionOptions, address: Address, signal: AbortSignal): Promise<AgentSession> {
+export async function openAgentSession(
+  options: SessionOptions,
+  address: Address,
+  signal: AbortSignal,
+): Promise<AgentSession> {
   const { link, machine, bootId, version, member, log, clock } = options;
   const target: LaneTarget = { address, machine, sessionId: randomUUID() };
   const lanes = createLanePool(options, target);
@@ -59,7 +72,12 @@ export async function openAgentSession(options: SessionOptions, address: Address
     return fault;
   });
   try {
-    const answer = (await peer.call("agent.hello", { machine, bootId, version, sessionId: target.sessionId })) as JsonObject;
+    const answer = (await peer.call("agent.hello", {
+      machine,
+      bootId,
+      version,
+      sessionId: target.sessionId,
+    })) as JsonObject;
     deltaLane = await joinLane({ link, ...target, signal });
     void deltaLane.closed.then((fault) => peer.close(fault));
     await obey(readTasks(answer));
@@ -83,7 +101,11 @@ export async function openAgentSession(options: SessionOptions, address: Address
       },
       "agent.prepare": async (params) => asJson({ disks: await member.disks(readName(params, "groupId")) }),
       "agent.sweep": async (params) =>
-        asJson(await lanes.use(readName(params, "groupId"), (ready, stop) => member.sweep({ ...readCycle(params), boundMs: readWhole(params, "boundMs") }, ready, stop))),
+        asJson(
+          await lanes.use(readName(params, "groupId"), (ready, stop) =>
+            member.sweep({ ...readCycle(params), boundMs: readWhole(params, "boundMs") }, ready, stop),
+          ),
+        ),
       "agent.stopSweep": async (params) => lanes.stop(readName(params, "groupId")),
       "agent.hold": async (params) => member.hold({ ...readCycle(params), boundMs: readWhole(params, "boundMs") }),
       "agent.mark": async (params) => member.mark(readCycle(params)),
@@ -92,7 +114,9 @@ export async function openAgentSession(options: SessionOptions, address: Address
         const request = readCycle(params);
         const lane = deltaLane;
         if (lane === undefined) throw new Fault("PEER_UNREACHABLE", "The delta lane is not connected yet");
-        const result = await member.ship(request, (diskId, payload) => lane.notify("frames", { ...request, diskId }, payload));
+        const result = await member.ship(request, (diskId, payload) =>
+          lane.notify("frames", { ...request, diskId }, payload),
+        );
         await lane.call("lane.flush", {}, { timeoutMs: FLUSH_MS });
         return asJson(result);
       },
@@ -103,9 +127,13 @@ export async function openAgentSession(options: SessionOptions, address: Address
         member.settle({
           groupId: readName(params, "groupId"),
           keep: readWholes(params, "keep"),
-          disks: readList(params, "disks", (disk) => ({ diskId: readName(disk, "diskId"), committedUpTo: readWhole(disk, "committedUpTo") })),
+          disks: readList(params, "disks", (disk) => ({
+            diskId: readName(disk, "diskId"),
+            committedUpTo: readWhole(disk, "committedUpTo"),
+          })),
         }),
-      "agent.resync": async (params) => member.resync(readName(params, "groupId"), readName(params, "diskId"), readText(params, "reason")),
+      "agent.resync": async (params) =>
+        member.resync(readName(params, "groupId"), readName(params, "diskId"), readText(params, "reason")),
     };
   }
 
@@ -136,7 +164,7 @@ export async function openAgentSession(options: SessionOptions, address: Address
 }
 
 /** A flush waits behind all that the process server has still to take. */
-const FLUSH_MS = 120_000;
+const FLUSH_MS = 600_000;
 /** Threads without work are ended: each holds a compressor and buffers. */
 const LANES_IDLE_MS = 20_000;
 

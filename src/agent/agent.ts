@@ -89,7 +89,8 @@ export function startAgent(options: AgentOptions): Agent {
   };
 
   function connectedTap(): TapClient {
-    if (host.current === undefined) throw new Fault("PROCESS_DIED", "The tap is being started again", { details: { machine } });
+    if (host.current === undefined)
+      throw new Fault("PROCESS_DIED", "The tap is being started again", { details: { machine } });
     return host.current;
   }
 
@@ -111,7 +112,8 @@ export function startAgent(options: AgentOptions): Agent {
         if (!stop.signal.aborted) log.warn("The process server is gone", { address, fault });
       } catch (error) {
         if (!isFault(error)) throw error;
-        if (!stop.signal.aborted && error.code !== lastCode) log.warn("No process server yet", { address, fault: error });
+        if (!stop.signal.aborted && error.code !== lastCode)
+          log.warn("No process server yet", { address, fault: error });
         lastCode = error.code;
       }
       await pause(waitMs);

@@ -26,7 +26,11 @@ export interface GroupMember {
   /** The group's disks as they are now; with `fresh`, a new period of `holdMsMax` begins. Never throws for a single disk. */
   disks(groupId: string, options?: { readonly fresh?: boolean }): Promise<readonly AgentDisk[]>;
   /** Sweeps for at most `boundMs`, or until `stop`. Throws SOURCE_READ_FAILED, PEER_UNREACHABLE. */
-  sweep(request: CycleRequest & { readonly boundMs: number }, lanes: readonly Pick<SweepLane, "run">[], stop: AbortSignal): Promise<SweepResult>;
+  sweep(
+    request: CycleRequest & { readonly boundMs: number },
+    lanes: readonly Pick<SweepLane, "run">[],
+    stop: AbortSignal,
+  ): Promise<SweepResult>;
   hold(request: CycleRequest & { readonly boundMs: number }): Promise<void>;
   mark(request: CycleRequest): Promise<void>;
   release(request: CycleRequest): Promise<ReleaseResult>;
@@ -105,13 +109,20 @@ export function createGroupMember(options: {
       held.delete(groupId);
       const { heldThroughout, heldMs } = await tap().release(diskIds(groupId), cycle);
       const statuses = await tap().disks();
-      return { held: heldThroughout, holdMs: heldMs, disks: tapped.ofGroup(groupId, statuses).map((disk) => describe(disk, undefined)) };
+      return {
+        held: heldThroughout,
+        holdMs: heldMs,
+        disks: tapped.ofGroup(groupId, statuses).map((disk) => describe(disk, undefined)),
+      };
     },
     async ship({ groupId, cycle }, send) {
       const shipped = [];
       for (const diskId of diskIds(groupId)) {
         const emit = (payload: Uint8Array): Promise<void> => send(diskId, payload);
-        shipped.push({ diskId, plainBytes: await shipCut({ tap: tap(), diskId, cycle, compress: compresses(groupId), tools, emit }) });
+        shipped.push({
+          diskId,
+          plainBytes: await shipCut({ tap: tap(), diskId, cycle, compress: compresses(groupId), tools, emit }),
+        });
       }
       return { disks: shipped };
     },
@@ -134,7 +145,8 @@ export function createGroupMember(options: {
       }
     },
     async resync(groupId, diskId, reason) {
-      if (!diskIds(groupId).includes(diskId)) throw new Fault("NOT_FOUND", `No disk "${diskId}" of group "${groupId}" is tapped here`);
+      if (!diskIds(groupId).includes(diskId))
+        throw new Fault("NOT_FOUND", `No disk "${diskId}" of group "${groupId}" is tapped here`);
       open.closeAll(diskId);
       await tap().markAllUnsynced(diskId, reason);
     },
@@ -187,9 +199,25 @@ export function createGroupMember(options: {
     if (status === undefined) {
       const fault = disk.fault ?? down ?? new Fault("PROCESS_DIED", `The tap does not serve disk "${spec.diskId}" yet`);
       const { code, message, hint } = fault;
-      const empty = { sizeBytes: 0, sectorBytes: 512, unsyncedBytes: 0, dirtyBytes: 0, writtenBytes: 0, holdMsMax: 0, sweepReason: "", remainingBytes: 0 };
+      const empty = {
+        sizeBytes: 0,
+        sectorBytes: 512,
+        unsyncedBytes: 0,
+        dirtyBytes: 0,
+        writtenBytes: 0,
+        holdMsMax: 0,
+        sweepReason: "",
+        remainingBytes: 0,
+      };
       const tracker = { bootId: "", generation: 0 };
-      return { groupId, ...spec, ...empty, tracker, openCycles: [], fault: { code, message, ...(hint === undefined ? {} : { hint }) } };
+      return {
+        groupId,
+        ...spec,
+        ...empty,
+        tracker,
+        openCycles: [],
+        fault: { code, message, ...(hint === undefined ? {} : { hint }) },
+      };
     }
     return {
       groupId,

@@ -14,7 +14,8 @@ export interface LaneTarget {
   readonly sessionId: string;
 }
 
-type LaneMessage = { readonly type: "ready" } | { readonly type: "done" } | { readonly type: "failed"; readonly fault: FaultJson };
+type LaneMessage =
+  { readonly type: "ready" } | { readonly type: "done" } | { readonly type: "failed"; readonly fault: FaultJson };
 
 /** Starts a thread with `entry` and waits until its lane is connected. `config` is plain data for the entry. */
 export async function startLaneThread(entry: URL, config: unknown, target: LaneTarget): Promise<SweepLane> {

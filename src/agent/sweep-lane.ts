@@ -45,7 +45,7 @@ export interface SweepLane {
 
 const WINDOW_BLOCKS = MAX_FRAME_BLOCKS;
 /** A flush waits behind all that the process server has still to relay to the WAN. */
-const FLUSH_MS = 120_000;
+const FLUSH_MS = 600_000;
 
 export async function openSweepLane(options: {
   readonly link: Link;
@@ -77,7 +77,7 @@ export async function openSweepLane(options: {
           if (stripe * 2 >= task.stripes.length) break;
           const start = task.stripes[stripe * 2]!;
           const end = start + task.stripes[stripe * 2 + 1]!;
-          for (let block = start; block < end; ) {
+          for (let block = start; block < end;) {
             // Windows lie at multiples of their length, so that the same data makes the same frames in every sweep.
             const stop = Math.min(end, (Math.floor(block / WINDOW_BLOCKS) + 1) * WINDOW_BLOCKS);
             await packer.add(readBlocks(descriptor, window, block, stop - block, task), block);
@@ -102,7 +102,11 @@ export async function joinLane(options: {
   readonly signal?: AbortSignal;
 }): Promise<Peer> {
   const { link, address, machine, sessionId, signal } = options;
-  const peer = await link.dial(address, { expect: "process-server", handlers: {}, ...(signal === undefined ? {} : { signal }) });
+  const peer = await link.dial(address, {
+    expect: "process-server",
+    handlers: {},
+    ...(signal === undefined ? {} : { signal }),
+  });
   try {
     await peer.call("lane.join", { machine, sessionId });
   } catch (error) {

@@ -19,7 +19,11 @@ export interface SweepRequest {
 }
 
 /** What was swept: the first runs of the request. `stop` ends it after the stripes at hand. Throws the first fault of a lane, after all have ended. */
-export async function sweepDisk(lanes: readonly Pick<SweepLane, "run">[], request: SweepRequest, stop: AbortSignal): Promise<readonly BlockRun[]> {
+export async function sweepDisk(
+  lanes: readonly Pick<SweepLane, "run">[],
+  request: SweepRequest,
+  stop: AbortSignal,
+): Promise<readonly BlockRun[]> {
   const { runs, ...rest } = request;
   const pieces = [...splitRuns(runs, STRIPE_BLOCKS)];
   const stripes = new Float64Array(new SharedArrayBuffer(pieces.length * 16));

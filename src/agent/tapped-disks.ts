@@ -21,7 +21,10 @@ export interface TappedDisks {
   /** Taps what the tasks name and is not tapped yet. Faults of single disks are remembered. */
   ensure(tap: TapClient, tasks: readonly GroupTask[]): Promise<void>;
   /** Size of a source. Throws USAGE, IMAGE_MISSING, IMAGE_INVALID, and DISK_ALREADY_PROTECTED when another group has it. */
-  inspect(source: string, groupId: string): { readonly source: string; readonly sizeBytes: number; readonly sectorBytes: number };
+  inspect(
+    source: string,
+    groupId: string,
+  ): { readonly source: string; readonly sizeBytes: number; readonly sectorBytes: number };
   /** The group's disks; those that cannot be tapped come with a fault and no status. */
   ofGroup(groupId: string, statuses: readonly TapDiskStatus[]): readonly TappedDisk[];
   readonly groups: readonly string[];
@@ -40,7 +43,11 @@ const SECTOR_BYTES = 512;
 /** Longest path of a unix socket, with its closing zero byte. */
 const SOCKET_PATH_BYTES_MAX = 107;
 
-export function createTappedDisks(options: { readonly book: DiskBook; readonly stateDir: string; readonly log: Log }): TappedDisks {
+export function createTappedDisks(options: {
+  readonly book: DiskBook;
+  readonly stateDir: string;
+  readonly log: Log;
+}): TappedDisks {
   const { book, stateDir, log } = options;
   const faults = new Map<string, { readonly groupId: string; readonly spec: DiskSpec; readonly fault: Fault }>();
   let tasks: readonly GroupTask[] = [];
@@ -53,7 +60,8 @@ export function createTappedDisks(options: { readonly book: DiskBook; readonly s
     },
     async ensure(tap, next) {
       tasks = next;
-      for (const key of [...faults.keys()]) if (!tasks.some((task) => task.disks.some((disk) => disk.diskId === key))) faults.delete(key);
+      for (const key of [...faults.keys()])
+        if (!tasks.some((task) => task.disks.some((disk) => disk.diskId === key))) faults.delete(key);
       for (const task of tasks) {
         if (task.state === "stopped" && !book.disks.some((disk) => disk.groupId === task.groupId)) continue; // Nothing to keep serving.
         for (const spec of task.disks) await attempt(task.groupId, spec, () => ensureDisk(tap, task.groupId, spec));
@@ -76,7 +84,12 @@ export function createTappedDisks(options: { readonly book: DiskBook; readonly s
         })),
         ...[...faults.values()]
           .filter((failed) => failed.groupId === groupId)
-          .map(({ spec, fault }) => ({ groupId, spec: { diskId: spec.diskId, source: spec.source }, status: undefined, fault })),
+          .map(({ spec, fault }) => ({
+            groupId,
+            spec: { diskId: spec.diskId, source: spec.source },
+            status: undefined,
+            fault,
+          })),
       ];
     },
     tapConfigs: () => book.disks.map(tapConfig),
@@ -104,14 +117,24 @@ export function createTappedDisks(options: { readonly book: DiskBook; readonly s
       return;
     }
     if (booked !== undefined) {
-      throw new Fault("REFUSED", `Disk "${spec.diskId}" stands for "${booked.image}" of group "${booked.groupId}", expected "${image}" of "${groupId}"`, {
-        hint: "Protect the other image as a disk of its own",
-      });
+      throw new Fault(
+        "REFUSED",
+        `Disk "${spec.diskId}" stands for "${booked.image}" of group "${booked.groupId}", expected "${image}" of "${groupId}"`,
+        {
+          hint: "Protect the other image as a disk of its own",
+        },
+      );
     }
     statImage(image);
     const former = refuseForeign(image, groupId);
     if (former !== undefined) await tap.removeDisk(former.diskId);
-    const disk: BookedDisk = { groupId, diskId: spec.diskId, image, source: spec.source, socket: socketPath(spec.diskId) };
+    const disk: BookedDisk = {
+      groupId,
+      diskId: spec.diskId,
+      image,
+      source: spec.source,
+      socket: socketPath(spec.diskId),
+    };
     const others = book.disks.filter((other) => other !== former);
     book.write([...others, disk]);
     try {
@@ -129,10 +152,14 @@ export function createTappedDisks(options: { readonly book: DiskBook; readonly s
     if (owner === undefined || owner.groupId === groupId) return undefined;
     const task = tasks.find((one) => one.groupId === owner.groupId);
     if (task === undefined || task.state === "stopped") return owner;
-    throw new Fault("DISK_ALREADY_PROTECTED", `"${image}" is disk "${owner.diskId}" of group "${owner.groupId}", expected a disk that no group has`, {
-      details: { image, groupId: owner.groupId, diskId: owner.diskId },
-      hint: `Unprotect group "${owner.groupId}" first, or leave this disk out`,
-    });
+    throw new Fault(
+      "DISK_ALREADY_PROTECTED",
+      `"${image}" is disk "${owner.diskId}" of group "${owner.groupId}", expected a disk that no group has`,
+      {
+        details: { image, groupId: owner.groupId, diskId: owner.diskId },
+        hint: `Unprotect group "${owner.groupId}" first, or leave this disk out`,
+      },
+    );
   }
 
   function tapConfig(disk: BookedDisk): TapDiskConfig {
@@ -151,7 +178,10 @@ export function createTappedDisks(options: { readonly book: DiskBook; readonly s
 export function shortPath(folder: string, name: string): string {
   const wanted = join(resolve(folder), name);
   const digest = createHash("sha256").update(resolve(folder)).digest("hex").slice(0, 16);
-  const used = Buffer.byteLength(wanted) <= SOCKET_PATH_BYTES_MAX ? wanted : join(tmpdir(), `leeward-${userInfo().uid}-${digest}`, name);
+  const used =
+    Buffer.byteLength(wanted) <= SOCKET_PATH_BYTES_MAX
+      ? wanted
+      : join(tmpdir(), `leeward-${userInfo().uid}-${digest}`, name);
   mkdirSync(join(used, ".."), { recursive: true, mode: 0o700 });
   return used;
 }
@@ -160,12 +190,18 @@ export function shortPath(folder: string, name: string): string {
 function imageOf(source: string): string {
   const path = /^tap:(.+)$/s.exec(source)?.[1];
   if (path === undefined) {
-    throw new Fault("USAGE", `Unknown source "${source}", expected tap:PATH`, { hint: "Give the path of a disk image or block device as tap:PATH" });
+    throw new Fault("USAGE", `Unknown source "${source}", expected tap:PATH`, {
+      hint: "Give the path of a disk image or block device as tap:PATH",
+    });
   }
   try {
     return realpathSync(path);
   } catch (cause) {
-    throw new Fault("IMAGE_MISSING", `There is no image "${path}" on this machine`, { cause, details: { path }, hint: "Check the path; it is one of the protected machine" });
+    throw new Fault("IMAGE_MISSING", `There is no image "${path}" on this machine`, {
+      cause,
+      details: { path },
+      hint: "Check the path; it is one of the protected machine",
+    });
   }
 }
 
@@ -173,12 +209,17 @@ function statImage(image: string): { readonly size: number } {
   const stat = statSync(image);
   // A block device has no size here; the tap, which opens it, knows.
   if (stat.isBlockDevice()) return { size: 0 };
-  if (!stat.isFile()) throw new Fault("IMAGE_INVALID", `"${image}" is not a file, expected a raw disk image`, { details: { image } });
+  if (!stat.isFile())
+    throw new Fault("IMAGE_INVALID", `"${image}" is not a file, expected a raw disk image`, { details: { image } });
   if (stat.size === 0 || stat.size % SECTOR_BYTES !== 0) {
-    throw new Fault("IMAGE_INVALID", `"${image}" has ${stat.size} bytes, expected a multiple of ${SECTOR_BYTES} that is not zero`, {
-      details: { image, sizeBytes: stat.size },
-      hint: "Only raw images are disks as they are; convert others with qemu-img convert -O raw",
-    });
+    throw new Fault(
+      "IMAGE_INVALID",
+      `"${image}" has ${stat.size} bytes, expected a multiple of ${SECTOR_BYTES} that is not zero`,
+      {
+        details: { image, sizeBytes: stat.size },
+        hint: "Only raw images are disks as they are; convert others with qemu-img convert -O raw",
+      },
+    );
   }
   return { size: stat.size };
 }

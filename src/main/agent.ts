@@ -42,7 +42,9 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
     stateDir: config.stateDir,
     processServers: config.processServers,
     bootId: readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim(),
-    version: (JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { readonly version: string }).version,
+    version: (
+      JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { readonly version: string }
+    ).version,
     connectTap,
     spawnTap: (tap) => spawnTap(tap, config.stateDir),
     startLane: (target) => startLaneThread(sibling("./agent-lane"), config, target),
@@ -60,13 +62,19 @@ function parseAgentConfig(configFile: string): AgentConfig {
   try {
     text = readFileSync(configFile, "utf8");
   } catch (cause) {
-    throw new Fault("CONFIG_INVALID", `Cannot read "${configFile}"`, { cause, hint: "Give the agent's configuration with --config FILE" });
+    throw new Fault("CONFIG_INVALID", `Cannot read "${configFile}"`, {
+      cause,
+      hint: "Give the agent's configuration with --config FILE",
+    });
   }
   try {
     return agentConfig.parse(JSON.parse(text));
   } catch (cause) {
     const why = cause instanceof z.ZodError ? z.prettifyError(cause) : String(cause);
-    throw new Fault("CONFIG_INVALID", `"${configFile}" is no configuration of an agent: ${why}`, { cause, hint: "See config/samples/agent.json" });
+    throw new Fault("CONFIG_INVALID", `"${configFile}" is no configuration of an agent: ${why}`, {
+      cause,
+      hint: "Correct the named fields; `leeward up` writes such a file for each role",
+    });
   }
 }
 
@@ -75,7 +83,9 @@ function spawnTap(config: TapConfig, stateDir: string): TapProcess {
   const file = join(stateDir, "tap.json");
   writeFileSync(file, JSON.stringify(config), { mode: 0o600 });
   const output = openSync(join(stateDir, "tap.log"), "a", 0o600);
-  const child = spawn(process.execPath, [fileURLToPath(sibling("./tap")), "--config", file], { stdio: ["ignore", output, output] });
+  const child = spawn(process.execPath, [fileURLToPath(sibling("./tap")), "--config", file], {
+    stdio: ["ignore", output, output],
+  });
   closeSync(output);
   child.unref();
   return {

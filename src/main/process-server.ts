@@ -51,7 +51,10 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
     clock: systemClock,
     log,
   });
-  const pool = createCompressPool(sibling("../process-server/compress-worker"), Math.min(COMPRESS_THREADS_MAX, availableParallelism()));
+  const pool = createCompressPool(
+    sibling("../process-server/compress-worker"),
+    Math.min(COMPRESS_THREADS_MAX, availableParallelism()),
+  );
   const redis = config.redisUrl === undefined ? undefined : connectRedis(config.redisUrl, log);
   const cache = redis === undefined ? noSiteCache : createSiteCache(redis, { site: config.site, log });
   const server = await startProcessServer({
@@ -66,7 +69,13 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
     clock: systemClock,
     log,
   });
-  const control = keepDialled(link, config.control, { expect: "control", handlers: serveProcessServer(server), clock: systemClock, random: systemRandom, log });
+  const control = keepDialled(link, config.control, {
+    expect: "control",
+    handlers: serveProcessServer(server),
+    clock: systemClock,
+    random: systemRandom,
+    log,
+  });
   if (!stop.aborted) await new Promise((resolve) => stop.addEventListener("abort", resolve, { once: true }));
   await control.close();
   await server.close();
@@ -80,19 +89,30 @@ function parseConfig(configFile: string): ProcessServerConfig {
   try {
     text = readFileSync(configFile, "utf8");
   } catch (cause) {
-    throw new Fault("CONFIG_INVALID", `Cannot read "${configFile}"`, { cause, hint: "Give the process server's configuration with --config FILE" });
+    throw new Fault("CONFIG_INVALID", `Cannot read "${configFile}"`, {
+      cause,
+      hint: "Give the process server's configuration with --config FILE",
+    });
   }
   try {
     return processServerConfig.parse(JSON.parse(text));
   } catch (cause) {
     const why = cause instanceof z.ZodError ? z.prettifyError(cause) : String(cause);
-    throw new Fault("CONFIG_INVALID", `"${configFile}" is no configuration of a process server: ${why}`, { cause, hint: "See config/samples/process-server.json" });
+    throw new Fault("CONFIG_INVALID", `"${configFile}" is no configuration of a process server: ${why}`, {
+      cause,
+      hint: "Correct the named fields; `leeward up` writes such a file for each role",
+    });
   }
 }
 
 /** Commands fail at once while Redis is away: nobody waits for a cache. */
 function connectRedis(url: string, log: Log): Redis {
-  const redis = new Redis(url, { enableOfflineQueue: false, maxRetriesPerRequest: 0, commandTimeout: 2_000, retryStrategy: (attempt) => Math.min(attempt * 200, 5_000) });
+  const redis = new Redis(url, {
+    enableOfflineQueue: false,
+    maxRetriesPerRequest: 0,
+    commandTimeout: 2_000,
+    retryStrategy: (attempt) => Math.min(attempt * 200, 5_000),
+  });
   let known = false;
   redis.on("error", (error: Error) => {
     if (!known) log.warn("Redis is not reachable; going on without its cache", { error });
@@ -103,7 +123,10 @@ function connectRedis(url: string, log: Log): Redis {
 }
 
 /** Shared with the site's other process servers while Redis answers, our own otherwise. */
-function throttle(bytesPerSecond: number | undefined, cache: SiteCache): (bytes: number, signal: AbortSignal) => Promise<void> {
+function throttle(
+  bytesPerSecond: number | undefined,
+  cache: SiteCache,
+): (bytes: number, signal: AbortSignal) => Promise<void> {
   if (bytesPerSecond === undefined) return () => Promise.resolve();
   const bucket = createTokenBucket(bytesPerSecond, (bytesPerSecond * BURST_MS) / 1_000);
   return async (bytes, signal) => {

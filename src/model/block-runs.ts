@@ -2,7 +2,11 @@
 import { BlockSet, type BlockRun } from "./block-set.ts";
 
 /** What is in `from` and in none of `without`, on a disk of `size` blocks. */
-export function subtractRuns(from: readonly BlockRun[], without: Iterable<readonly BlockRun[]>, size: number): BlockRun[] {
+export function subtractRuns(
+  from: readonly BlockRun[],
+  without: Iterable<readonly BlockRun[]>,
+  size: number,
+): BlockRun[] {
   const set = new BlockSet(size);
   for (const run of from) set.add(run.start, run.count);
   for (const runs of without) for (const run of runs) set.delete(run.start, run.count);
@@ -17,7 +21,7 @@ export function countBlocks(runs: readonly BlockRun[]): number {
 export function* splitRuns(runs: Iterable<BlockRun>, count: number): Generator<BlockRun> {
   for (const run of runs) {
     const end = run.start + run.count;
-    for (let start = run.start; start < end; ) {
+    for (let start = run.start; start < end;) {
       const stop = Math.min(end, (Math.floor(start / count) + 1) * count);
       yield { start, count: stop - start };
       start = stop;
@@ -30,7 +34,7 @@ export function* batchRuns(runs: Iterable<BlockRun>, blocks: number): Generator<
   let batch: BlockRun[] = [];
   let room = blocks;
   for (const run of runs) {
-    for (let start = run.start, end = run.start + run.count; start < end; ) {
+    for (let start = run.start, end = run.start + run.count; start < end;) {
       const count = Math.min(room, end - start);
       batch.push({ start, count });
       start += count;

@@ -54,12 +54,18 @@ export function reconcile(
   target: { readonly highest: number; readonly tails: ReadonlyMap<string, number> },
   ours: { readonly lastNumber: number; readonly known: ReadonlyMap<string, number> },
 ): Reconciliation {
-  const behind = [...ours.known].filter(([diskId, cycle]) => (target.tails.get(diskId) ?? 0) < cycle).map(([diskId]) => diskId);
+  const behind = [...ours.known]
+    .filter(([diskId, cycle]) => (target.tails.get(diskId) ?? 0) < cycle)
+    .map(([diskId]) => diskId);
   const committable = new Set(open.filter((cycle) => cycle.commitSent).map((cycle) => cycle.cycle));
   const foreign =
     target.highest > ours.lastNumber ||
-    [...target.tails].some(([diskId, cycle]) => cycle > (ours.known.get(diskId) ?? 0) && ours.known.has(diskId) && !committable.has(cycle));
+    [...target.tails].some(
+      ([diskId, cycle]) => cycle > (ours.known.get(diskId) ?? 0) && ours.known.has(diskId) && !committable.has(cycle),
+    );
   if (foreign || behind.length > 0) return { giveUpFrom: open[0]?.cycle, foreign, behind };
-  const lost = open.find((cycle) => cycle.disks.some((disk) => !disk.resendable && (target.tails.get(disk.diskId) ?? 0) < cycle.cycle));
+  const lost = open.find((cycle) =>
+    cycle.disks.some((disk) => !disk.resendable && (target.tails.get(disk.diskId) ?? 0) < cycle.cycle),
+  );
   return { giveUpFrom: lost?.cycle, foreign, behind };
 }

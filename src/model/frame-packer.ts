@@ -76,7 +76,7 @@ export function createFramePacker(options: FramePackerOptions): FramePacker {
     async add(plain, block) {
       if (plain.length % BLOCK_SIZE !== 0) throw new RangeError(`Expected whole blocks, got ${plain.length} bytes`);
       const blocks = plain.length / BLOCK_SIZE;
-      for (let at = 0; at < blocks; ) {
+      for (let at = 0; at < blocks;) {
         const zeroes = leadingZeroBlocks(plain, at, blocks);
         if (zeroes > 0) await addZeroes(block + at, zeroes);
         at += zeroes;
@@ -114,14 +114,21 @@ export function createFramePacker(options: FramePackerOptions): FramePacker {
   }
 
   async function addZeroes(block: number, count: number): Promise<void> {
-    if (zeroBlocks > 0 && (zeroStart + zeroBlocks !== block || zeroBlocks + count > ZERO_RUN_BLOCKS_MAX)) await putZeroes();
+    if (zeroBlocks > 0 && (zeroStart + zeroBlocks !== block || zeroBlocks + count > ZERO_RUN_BLOCKS_MAX))
+      await putZeroes();
     if (zeroBlocks === 0) zeroStart = block;
     zeroBlocks += count;
   }
 
   async function putZeroes(): Promise<void> {
     const current = await room();
-    writeFrameHeader(current.view, current.used, { block: zeroStart, blocks: zeroBlocks, codec: CODEC_ZERO, kind, storedBytes: 0 });
+    writeFrameHeader(current.view, current.used, {
+      block: zeroStart,
+      blocks: zeroBlocks,
+      codec: CODEC_ZERO,
+      kind,
+      storedBytes: 0,
+    });
     advance(current, FRAME_HEADER_BYTES);
     zeroBlocks = 0;
   }

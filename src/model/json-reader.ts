@@ -21,14 +21,16 @@ export function readText(fields: Fields, name: string): string {
 /** A name that may become part of a path or a key: letters, digits, dot, dash, underscore; begins with a letter or digit. */
 export function readName(fields: Fields, name: string): string {
   const value = readText(fields, name);
-  if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/.test(value)) throw unexpected(name, "a name of letters, digits, dots, dashes and underscores", value);
+  if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/.test(value))
+    throw unexpected(name, "a name of letters, digits, dots, dashes and underscores", value);
   return value;
 }
 
 /** A whole number, not negative. */
 export function readWhole(fields: Fields, name: string): number {
   const value = fields[name];
-  if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 0) throw unexpected(name, "a whole number", value);
+  if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 0)
+    throw unexpected(name, "a whole number", value);
   return value;
 }
 
@@ -60,16 +62,22 @@ export function readList<T>(fields: Fields, name: string, readItem: (item: Field
 
 export function readTexts(fields: Fields, name: string): string[] {
   const value = fields[name];
-  if (!Array.isArray(value) || !value.every((item) => typeof item === "string")) throw unexpected(name, "a list of texts", value);
+  if (!Array.isArray(value) || !value.every((item) => typeof item === "string"))
+    throw unexpected(name, "a list of texts", value);
   return value;
 }
 
 export function readWholes(fields: Fields, name: string): number[] {
   const value = fields[name];
-  if (!Array.isArray(value) || !value.every((item) => Number.isSafeInteger(item) && item >= 0)) throw unexpected(name, "a list of whole numbers", value);
+  if (!Array.isArray(value) || !value.every((item) => Number.isSafeInteger(item) && item >= 0))
+    throw unexpected(name, "a list of whole numbers", value);
   return value;
 }
 
 function unexpected(name: string, expected: string, value: unknown): Fault {
-  return new Fault("PROTOCOL_INVALID", `Expected "${name}" to be ${expected}, got ${JSON.stringify(value)?.slice(0, 100) ?? "nothing"}`, { details: { field: name } });
+  return new Fault(
+    "PROTOCOL_INVALID",
+    `Expected "${name}" to be ${expected}, got ${JSON.stringify(value)?.slice(0, 100) ?? "nothing"}`,
+    { details: { field: name } },
+  );
 }

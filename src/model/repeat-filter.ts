@@ -20,7 +20,10 @@ export interface RepeatFilter {
    * Copies the records of `payload` that say something new to `target` (as long as `payload`), in order.
    * Throws PROTOCOL_INVALID for a payload that is not whole records; nothing was copied or remembered of what follows the fault.
    */
-  filter(payload: Uint8Array, target: Uint8Array): { readonly bytes: number; readonly said: readonly Statement[]; readonly elidedBytes: number };
+  filter(
+    payload: Uint8Array,
+    target: Uint8Array,
+  ): { readonly bytes: number; readonly said: readonly Statement[]; readonly elidedBytes: number };
   /** The stream says something else about these blocks. */
   forget(run: { readonly block: number; readonly blocks: number }): void;
   clear(): void;
@@ -82,7 +85,8 @@ export function createRepeatFilter(blocksMax: number): RepeatFilter {
     if (known?.digest === undefined || statement.digest === undefined) return false;
     if (known.block !== statement.block || known.blocks !== statement.blocks) return false;
     for (let part = 0; part < 4; part += 1) if (known.digest[part] !== statement.digest[part]) return false;
-    for (let block = known.block + 1; block < known.block + known.blocks; block += 1) if (frames.get(block) !== known) return false;
+    for (let block = known.block + 1; block < known.block + known.blocks; block += 1)
+      if (frames.get(block) !== known) return false;
     return true;
   }
 

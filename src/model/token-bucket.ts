@@ -10,7 +10,8 @@ export interface TokenBucket {
 }
 
 export function createTokenBucket(bytesPerSecond: number, burstBytes: number): TokenBucket {
-  if (!(bytesPerSecond > 0 && burstBytes >= 0)) throw new RangeError(`Bucket of ${bytesPerSecond} bytes a second, ${burstBytes} burst`);
+  if (!(bytesPerSecond > 0 && burstBytes >= 0))
+    throw new RangeError(`Bucket of ${bytesPerSecond} bytes a second, ${burstBytes} burst`);
   let tokens = burstBytes;
   let filledAtMs: number | undefined;
   return {

@@ -24,4 +24,6 @@ export interface SourceState {
   readonly disks: readonly DiskReport[];
   readonly spoolBytes: number;
   readonly lastCutAtMs: number;
+  /** While seeding: how far the sweep is, its mean rate since it began, and when it will end if that holds. */
+  readonly sync?: { readonly totalBytes: number; readonly remainingBytes: number; readonly bytesPerSecond: number; readonly etaMs: number };
 }

@@ -4,7 +4,16 @@
  */
 import { Fault } from "#model/fault.ts";
 import type { JsonObject, JsonValue } from "#model/json.ts";
-import { readList, readName, readObject, readText, readWhole, readWholes, readNumber, type Fields } from "#model/json-reader.ts";
+import {
+  readList,
+  readName,
+  readObject,
+  readText,
+  readWhole,
+  readWholes,
+  readNumber,
+  type Fields,
+} from "#model/json-reader.ts";
 import type { Handlers, Peer } from "#ports/link.ts";
 import type { Log } from "#ports/log.ts";
 import type { AgentDisk, AgentHello, GroupTask } from "#ports/source-link.ts";
@@ -71,7 +80,12 @@ export function createAgentRegistry(options: AgentRegistryOptions): AgentRegistr
       keep(machine, [...known.filter((old) => !disks.some((disk) => disk.diskId === old.diskId)), ...disks]);
     },
     get known() {
-      return [...reports].map(([machine, { bootId, disks }]) => ({ machine, connected: agents.has(machine), bootId, disks }));
+      return [...reports].map(([machine, { bootId, disks }]) => ({
+        machine,
+        connected: agents.has(machine),
+        bootId,
+        disks,
+      }));
     },
     accept(peer) {
       const { role, name: machine } = peer.identity;
@@ -98,8 +112,13 @@ export function createAgentRegistry(options: AgentRegistryOptions): AgentRegistr
         // Every frame before it was handled: notices and calls are delivered in order.
         "lane.flush": async () => undefined,
         frames: async (params, { payload }) => {
-          if (!isLane || payload === undefined) throw new Fault("PROTOCOL_INVALID", "Expected frames with a payload, on a lane");
-          const head = { groupId: readName(params, "groupId"), diskId: readName(params, "diskId"), cycle: readWhole(params, "cycle") };
+          if (!isLane || payload === undefined)
+            throw new Fault("PROTOCOL_INVALID", "Expected frames with a payload, on a lane");
+          const head = {
+            groupId: readName(params, "groupId"),
+            diskId: readName(params, "diskId"),
+            cycle: readWhole(params, "cycle"),
+          };
           await takeFrames({ machine, lane: peer, payload, ...head });
         },
       };
@@ -111,7 +130,8 @@ export function createAgentRegistry(options: AgentRegistryOptions): AgentRegistr
     if (report === undefined) return; // It never said hello.
     const before = report.disks;
     report.disks = disks;
-    const usable = (all: readonly AgentDisk[]): number => all.filter((disk) => disk.fault === undefined && disk.sizeBytes > 0).length;
+    const usable = (all: readonly AgentDisk[]): number =>
+      all.filter((disk) => disk.fault === undefined && disk.sizeBytes > 0).length;
     if (usable(before) !== usable(disks)) onChange(machine);
   }
 

@@ -40,7 +40,8 @@ export function createCompressPool(entry: URL, threads: number): CompressPool {
 
   return {
     async compress(payload) {
-      const thread = idle.pop() ?? (all.size < threads ? start() : await new Promise<Thread>((resolve) => waiting.push(resolve)));
+      const thread =
+        idle.pop() ?? (all.size < threads ? start() : await new Promise<Thread>((resolve) => waiting.push(resolve)));
       const buffer = new ArrayBuffer(payload.length + recompressedBytesMax(payload));
       new Uint8Array(buffer).set(payload);
       try {

@@ -13,6 +13,8 @@ for (const [name, value] of Object.entries(ZSTD_PARAMETERS)) {
 
 port.on("message", ({ buffer, payloadBytes }: CompressTask) => {
   const target = new Uint8Array(buffer, payloadBytes);
-  const bytes = compressRecords(new Uint8Array(buffer, 0, payloadBytes), target, (to, plain) => compressor.compress2(to, plain));
+  const bytes = compressRecords(new Uint8Array(buffer, 0, payloadBytes), target, (to, plain) =>
+    compressor.compress2(to, plain),
+  );
   port.postMessage({ buffer, offset: payloadBytes, bytes } satisfies CompressResult, [buffer]);
 });

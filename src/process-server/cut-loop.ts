@@ -12,7 +12,16 @@ import { Fault, isFault } from "#model/fault.ts";
 import type { AgentDisk, Settlement } from "#ports/source-link.ts";
 import { readAgentDisks } from "./agent-registry.ts";
 import { isSwept, newCycle, type Cycle } from "./cycle.ts";
-import { connectedMembers, diskIdsOf, fencedFault, giveUp, isFenced, ofOrder, rejectCuts, type GroupContext } from "./group-context.ts";
+import {
+  connectedMembers,
+  diskIdsOf,
+  fencedFault,
+  giveUp,
+  isFenced,
+  ofOrder,
+  rejectCuts,
+  type GroupContext,
+} from "./group-context.ts";
 import { cutGroup, type CutMember } from "./group-cut.ts";
 
 /** Sweeps of one cycle: long enough that cuts cost little, short enough that a crash repeats little. */
@@ -46,7 +55,12 @@ async function oneStep(group: GroupContext): Promise<number> {
   if (order.state === "paused") return rest(group, "paused", refused(group, "paused"));
   if (order.state === "stopped") {
     giveUp(group, 0, refused(group, "stopped"));
-    await settleAll(group, group.order.members.flatMap(({ machine }) => group.agents.get(machine) ?? []).map((agent) => ({ machine: agent.hello.machine, agent })));
+    await settleAll(
+      group,
+      group.order.members
+        .flatMap(({ machine }) => group.agents.get(machine) ?? [])
+        .map((agent) => ({ machine: agent.hello.machine, agent })),
+    );
     return rest(group, "stopped", refused(group, "stopped"));
   }
   const members = connectedMembers(group);
@@ -54,19 +68,28 @@ async function oneStep(group: GroupContext): Promise<number> {
   if (await resyncDisks(group)) return 0;
   const before = await prepare(group, members);
   const remaining = sum(before, (disk) => disk.remainingBytes);
+  if (group.syncTotalBytes === 0) group.syncBeganMs = group.clock.monotonic();
   group.syncTotalBytes = remaining === 0 && !group.cycles.some(isSwept) ? 0 : Math.max(group.syncTotalBytes, remaining);
 
   // The target is asked once before the first cut of our life: it may know more than we do, numbers above all.
   const blind = group.stream === undefined && (group.file.memory.cycle === 0 || !group.targetTried);
   if (blind) return show(group, "connecting", undefined, BLOCKED_PAUSE_MS);
   if (remaining > 0) {
-    rejectCuts(group, new Fault("NO_POINT", `Group "${order.groupName}" is being synchronised, ${remaining} bytes are left`, { hint: "Ask again when the sync has ended" }));
+    rejectCuts(
+      group,
+      new Fault("NO_POINT", `Group "${order.groupName}" is being synchronised, ${remaining} bytes are left`, {
+        hint: "Ask again when the sync has ended",
+      }),
+    );
     if (group.stream === undefined) return show(group, "connecting", undefined, BLOCKED_PAUSE_MS);
     show(group, "seeding");
     // The mover takes the frames of two cycles at a time.
     if (group.cycles.length > 1) return BLOCKED_PAUSE_MS;
   } else {
-    const full = spoolFault(group, sum(before, (disk) => disk.dirtyBytes));
+    const full = spoolFault(
+      group,
+      sum(before, (disk) => disk.dirtyBytes),
+    );
     if (full !== undefined) return show(group, "bitmap", full, BLOCKED_PAUSE_MS);
     show(group, group.stream === undefined ? "connecting" : "live");
     const waitMs = dueInMs(group);
@@ -76,7 +99,12 @@ async function oneStep(group: GroupContext): Promise<number> {
   return 0;
 }
 
-async function runCycle(group: GroupContext, members: readonly CutMember[], before: readonly AgentDisk[], sweep: boolean): Promise<void> {
+async function runCycle(
+  group: GroupContext,
+  members: readonly CutMember[],
+  before: readonly AgentDisk[],
+  sweep: boolean,
+): Promise<void> {
   const { order } = group;
   const groupId = order.groupId;
   const number = Math.max(group.file.memory.cycle, ...before.flatMap((disk) => disk.openCycles)) + 1;
@@ -96,7 +124,11 @@ async function runCycle(group: GroupContext, members: readonly CutMember[], befo
     group.file.note({ cutAtMs: cycle.cutAtMs });
     cycle.disks = order.members.flatMap((member) => ofOrder(member, cut.disks));
     cycle.point = isPoint(before, cycle.disks, isSwept(cycle));
-    for (const { machine } of members) group.agents.note(machine, cut.disks.filter((disk) => specMachine(group, disk.diskId) === machine));
+    for (const { machine } of members)
+      group.agents.note(
+        machine,
+        cut.disks.filter((disk) => specMachine(group, disk.diskId) === machine),
+      );
     group.sendWake.wake(); // What is shipped from now on may be sent at once.
     await each(members, "agent.ship", { groupId, cycle: number }, SHIP_MS);
     stillGood(cycle);
@@ -115,7 +147,12 @@ async function runCycle(group: GroupContext, members: readonly CutMember[], befo
   }
 
   /** Calls every member at once; the first fault, after all have answered. */
-  async function each(all: readonly CutMember[], method: string, params: Parameters<CutMember["agent"]["call"]>[1], timeoutMs: number): Promise<void> {
+  async function each(
+    all: readonly CutMember[],
+    method: string,
+    params: Parameters<CutMember["agent"]["call"]>[1],
+    timeoutMs: number,
+  ): Promise<void> {
     const answers = await Promise.allSettled(all.map(({ agent }) => agent.call(method, params, timeoutMs)));
     for (const answer of answers) if (answer.status === "rejected") throw answer.reason;
   }
@@ -133,7 +170,8 @@ async function cutWithRetries(group: GroupContext, members: readonly CutMember[]
     const outcome = await cutGroup(members, { groupId, cycle: cycle.number }, group.clock);
     if (outcome.cut) return outcome;
     group.log.warn("A cut is void", { cycle: cycle.number, attempt, fault: outcome.fault });
-    if (attempt >= CUT_ATTEMPTS || outcome.fault.code === "PEER_UNREACHABLE" || cycle.fault !== undefined) throw outcome.fault;
+    if (attempt >= CUT_ATTEMPTS || outcome.fault.code === "PEER_UNREACHABLE" || cycle.fault !== undefined)
+      throw outcome.fault;
     await Promise.all(members.map(({ agent }) => agent.call("agent.unmark", { groupId, cycle: cycle.number })));
     await group.clock.sleep(CUT_RETRY_MS * attempt, group.stop.signal);
   }
@@ -149,7 +187,10 @@ async function settleAll(group: GroupContext, members: readonly CutMember[]): Pr
     const settlement: Settlement = {
       groupId: order.groupId,
       keep,
-      disks: disks.map(({ diskId }) => ({ diskId, committedUpTo: Math.max(file.memory.committed, file.memory.tails[diskId] ?? 0) })),
+      disks: disks.map(({ diskId }) => ({
+        diskId,
+        committedUpTo: Math.max(file.memory.committed, file.memory.tails[diskId] ?? 0),
+      })),
     };
     try {
       await agent.call("agent.settle", { ...settlement });
@@ -158,7 +199,10 @@ async function settleAll(group: GroupContext, members: readonly CutMember[]): Pr
       throw error;
     }
     // A cycle given up meanwhile has cleared the set: then it must be settled once more.
-    if (keep.every((number) => group.cycles.some((cycle) => cycle.number === number || file.memory.committed >= number))) group.settled.add(agent.hello.sessionId);
+    if (
+      keep.every((number) => group.cycles.some((cycle) => cycle.number === number || file.memory.committed >= number))
+    )
+      group.settled.add(agent.hello.sessionId);
   }
 }
 
@@ -177,23 +221,37 @@ async function resyncDisks(group: GroupContext): Promise<boolean> {
 
 /** The disks of all members, now. Throws the fault of the first that cannot be cut. */
 async function prepare(group: GroupContext, members: readonly CutMember[]): Promise<readonly AgentDisk[]> {
-  const answers = await Promise.all(members.map(({ agent }) => agent.call("agent.prepare", { groupId: group.order.groupId })));
+  const answers = await Promise.all(
+    members.map(({ agent }) => agent.call("agent.prepare", { groupId: group.order.groupId })),
+  );
   return group.order.members.flatMap((member, index) => {
     const all = readAgentDisks(answers[index] as Record<string, unknown>); // An object: `readAgentDisks` says so otherwise.
     group.agents.note(member.machine, all);
     return member.disks.map((spec) => {
       const disk = all.find((one) => one.diskId === spec.diskId);
-      if (disk === undefined) throw new Fault("AGENT_UNREACHABLE", `Machine "${member.machine}" does not tap disk "${spec.diskId}" yet`);
+      if (disk === undefined)
+        throw new Fault("AGENT_UNREACHABLE", `Machine "${member.machine}" does not tap disk "${spec.diskId}" yet`);
       if (disk.fault === undefined) return disk;
       const { message, hint } = disk.fault;
-      throw new Fault(isKnown(disk.fault.code), message, { details: { machine: member.machine, diskId: spec.diskId }, ...(hint === undefined ? {} : { hint }) });
+      throw new Fault(isKnown(disk.fault.code), message, {
+        details: { machine: member.machine, diskId: spec.diskId },
+        ...(hint === undefined ? {} : { hint }),
+      });
     });
   });
 }
 
 function isKnown(code: string): Fault["code"] {
   // The codes of an older or newer agent may be unknown here.
-  return new Set<string>(["IMAGE_MISSING", "IMAGE_INVALID", "IMAGE_IN_USE", "DISK_ALREADY_PROTECTED", "SOURCE_READ_FAILED", "REFUSED", "USAGE"]).has(code)
+  return new Set<string>([
+    "IMAGE_MISSING",
+    "IMAGE_INVALID",
+    "IMAGE_IN_USE",
+    "DISK_ALREADY_PROTECTED",
+    "SOURCE_READ_FAILED",
+    "REFUSED",
+    "USAGE",
+  ]).has(code)
     ? (code as Fault["code"])
     : "PROCESS_DIED";
 }
@@ -209,10 +267,14 @@ function dueInMs(group: GroupContext): number {
 function spoolFault(group: GroupContext, dirtyBytes: number): Fault | undefined {
   const { usedBytes, bytesMax } = group.spool;
   if (group.stream !== undefined || usedBytes + dirtyBytes <= bytesMax * SPOOL_SHARE_TO_BEGIN) return undefined;
-  return new Fault("SPOOL_FULL", `The spool holds ${usedBytes} of ${bytesMax} bytes, ${dirtyBytes} bytes are dirty, and the target takes none`, {
-    details: { usedBytes, bytesMax, dirtyBytes },
-    hint: "No points are made until the target answers; the taps go on tracking, nothing is lost, no machine is slowed down",
-  });
+  return new Fault(
+    "SPOOL_FULL",
+    `The spool holds ${usedBytes} of ${bytesMax} bytes, ${dirtyBytes} bytes are dirty, and the target takes none`,
+    {
+      details: { usedBytes, bytesMax, dirtyBytes },
+      hint: "No points are made until the target answers; the taps go on tracking, nothing is lost, no machine is slowed down",
+    },
+  );
 }
 
 function rest(group: GroupContext, state: GroupContext["state"], fault: Fault): number {
@@ -221,7 +283,9 @@ function rest(group: GroupContext, state: GroupContext["state"], fault: Fault): 
 }
 
 function refused(group: GroupContext, state: string): Fault {
-  return new Fault("REFUSED", `Replication of group "${group.order.groupName}" is ${state}`, { hint: "Resume it first" });
+  return new Fault("REFUSED", `Replication of group "${group.order.groupName}" is ${state}`, {
+    hint: "Resume it first",
+  });
 }
 
 function show(group: GroupContext, state: GroupContext["state"], fault?: Fault, waitMs = 0): number {

@@ -38,7 +38,17 @@ export function addStatements(count: DiskCount, said: readonly Statement[]): voi
 
 export function newCycle(number: number, spool: SpoolCycle, diskIds: readonly string[]): Cycle {
   const counts = new Map(diskIds.map((diskId) => [diskId, { sweepRecords: 0, deltaRecords: 0, said: [] }]));
-  return { number, spool, counts, cutAtMs: 0, point: false, disks: [], complete: false, commitSent: false, fault: undefined };
+  return {
+    number,
+    spool,
+    counts,
+    cutAtMs: 0,
+    point: false,
+    disks: [],
+    complete: false,
+    commitSent: false,
+    fault: undefined,
+  };
 }
 
 export function isSwept(cycle: Cycle): boolean {

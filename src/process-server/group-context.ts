@@ -56,6 +56,8 @@ export interface GroupContext extends GroupDeps {
   readonly resyncs: Map<string, string>;
   /** What the running sync had to read when it began. */
   syncTotalBytes: number;
+  /** When it began, monotonic. */
+  syncBeganMs: number;
   /** The last cycle could be no point, so the next one does not wait for its time. */
   cleanCutDue: boolean;
   readonly cutRequests: Set<CutRequest>;
@@ -70,7 +72,12 @@ export interface CutRequest {
   readonly reject: (fault: Fault) => void;
 }
 
-export function createGroupContext(deps: GroupDeps, order: ReplicationOrder, file: GroupFile, reducer: StreamReducer): GroupContext {
+export function createGroupContext(
+  deps: GroupDeps,
+  order: ReplicationOrder,
+  file: GroupFile,
+  reducer: StreamReducer,
+): GroupContext {
   return {
     ...deps,
     order,
@@ -86,6 +93,7 @@ export function createGroupContext(deps: GroupDeps, order: ReplicationOrder, fil
     settled: new Set(),
     resyncs: new Map(),
     syncTotalBytes: 0,
+    syncBeganMs: 0,
     cleanCutDue: true,
     cutRequests: new Set(),
     cutWake: createWake(),
@@ -100,7 +108,9 @@ export function diskIdsOf(order: ReplicationOrder): string[] {
 
 /** What was last reported of the disks that the order names. */
 export function reportedDisks(group: GroupContext): AgentDisk[] {
-  return group.order.members.flatMap((member) => ofOrder(member, group.agents.reported(member.machine, group.order.groupId)));
+  return group.order.members.flatMap((member) =>
+    ofOrder(member, group.agents.reported(member.machine, group.order.groupId)),
+  );
 }
 
 export function ofOrder(member: ReplicationOrder["members"][number], disks: readonly AgentDisk[]): AgentDisk[] {
@@ -112,10 +122,14 @@ export function connectedMembers(group: GroupContext): CutMember[] {
   return group.order.members.map(({ machine }) => {
     const agent = group.agents.get(machine);
     if (agent !== undefined) return { machine, agent };
-    throw new Fault("AGENT_UNREACHABLE", `Machine "${machine}" is not connected, expected every member of group "${group.order.groupName}"`, {
-      details: { machine, groupId: group.order.groupId },
-      hint: "Start the agent on that machine; its tap goes on tracking what is written meanwhile",
-    });
+    throw new Fault(
+      "AGENT_UNREACHABLE",
+      `Machine "${machine}" is not connected, expected every member of group "${group.order.groupName}"`,
+      {
+        details: { machine, groupId: group.order.groupId },
+        hint: "Start the agent on that machine; its tap goes on tracking what is written meanwhile",
+      },
+    );
   });
 }
 
@@ -126,7 +140,11 @@ export function connectedMembers(group: GroupContext): CutMember[] {
 export function giveUp(group: GroupContext, from: number, fault: Fault): void {
   const lost = group.cycles.filter((cycle) => cycle.number >= from);
   if (lost.length === 0) return;
-  group.log.warn("Cycles are given up; their blocks are cut again", { from, cycles: lost.map((cycle) => cycle.number), fault });
+  group.log.warn("Cycles are given up; their blocks are cut again", {
+    from,
+    cycles: lost.map((cycle) => cycle.number),
+    fault,
+  });
   for (const cycle of lost) {
     cycle.fault = fault;
     cycle.spool.drop();
@@ -174,10 +192,14 @@ export function isFenced(group: GroupContext): boolean {
 export function fencedFault(group: GroupContext): Fault {
   const known = group.streamFault;
   if (known?.code === "FENCED") return known;
-  return new Fault("FENCED", `The group failed over to site "${group.order.target.site}", expected to be the active site`, {
-    details: { groupId: group.order.groupId },
-    hint: "This site only tracks changes now. Reprotect the group, or undo the failover",
-  });
+  return new Fault(
+    "FENCED",
+    `The group failed over to site "${group.order.target.site}", expected to be the active site`,
+    {
+      details: { groupId: group.order.groupId },
+      hint: "This site only tracks changes now. Reprotect the group, or undo the failover",
+    },
+  );
 }
 
 export function rejectCuts(group: GroupContext, fault: Fault): void {

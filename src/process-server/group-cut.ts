@@ -34,7 +34,11 @@ export const HOLD_MS_MAX = 250;
 const ANSWER_MS = 2_000;
 
 /** Never throws a Fault: a cut that fails is void. Its marks, if any, are then to be taken back at every member. */
-export async function cutGroup(members: readonly CutMember[], cut: { readonly groupId: string; readonly cycle: number }, clock: Clock): Promise<CutOutcome> {
+export async function cutGroup(
+  members: readonly CutMember[],
+  cut: { readonly groupId: string; readonly cycle: number },
+  clock: Clock,
+): Promise<CutOutcome> {
   const params = { groupId: cut.groupId, cycle: cut.cycle };
   const everyone = (method: string, more: Record<string, number> = {}) =>
     Promise.allSettled(members.map(({ agent }) => agent.call(method, { ...params, ...more }, ANSWER_MS)));
@@ -53,27 +57,40 @@ export async function cutGroup(members: readonly CutMember[], cut: { readonly gr
   for (const [index, release] of releases.entries()) {
     if (release.status === "rejected") continue; // Not here any more: `faultOf` looked at them.
     const answer = readObject(release.value, "release");
-    if (!readBoolean(answer, "held")) return { cut: false, fault: expired(members[index]!.machine, readNumber(answer, "holdMs")) };
+    if (!readBoolean(answer, "held"))
+      return { cut: false, fault: expired(members[index]!.machine, readNumber(answer, "holdMs")) };
     holdMs = Math.max(holdMs, readNumber(answer, "holdMs"));
     disks.push(...readAgentDisks(answer).filter((disk) => disk.groupId === cut.groupId));
   }
   return { cut: true, cutAtMs, holdMs, disks };
 }
 
-function faultOf(members: readonly CutMember[], outcomes: readonly PromiseSettledResult<unknown>[], step: string): Fault | undefined {
+function faultOf(
+  members: readonly CutMember[],
+  outcomes: readonly PromiseSettledResult<unknown>[],
+  step: string,
+): Fault | undefined {
   for (const [index, outcome] of outcomes.entries()) {
     if (outcome.status === "fulfilled") continue;
     if (!isFault(outcome.reason)) throw outcome.reason;
     const { code, message, hint } = outcome.reason;
     const { machine } = members[index]!;
-    return new Fault(code, `Machine "${machine}" did not ${step}: ${message}`, { cause: outcome.reason, details: { machine }, ...(hint === undefined ? {} : { hint }) });
+    return new Fault(code, `Machine "${machine}" did not ${step}: ${message}`, {
+      cause: outcome.reason,
+      details: { machine },
+      ...(hint === undefined ? {} : { hint }),
+    });
   }
   return undefined;
 }
 
 function expired(machine: string, holdMs: number): Fault {
-  return new Fault("HOLD_EXPIRED", `Machine "${machine}" let its writes go on after ${Math.round(holdMs)} ms, before every member was marked`, {
-    details: { machine, holdMs },
-    hint: "The cut is tried again by itself; if this goes on, look at the load of that machine and of the network to it",
-  });
+  return new Fault(
+    "HOLD_EXPIRED",
+    `Machine "${machine}" let its writes go on after ${Math.round(holdMs)} ms, before every member was marked`,
+    {
+      details: { machine, holdMs },
+      hint: "The cut is tried again by itself; if this goes on, look at the load of that machine and of the network to it",
+    },
+  );
 }

@@ -2,6 +2,7 @@
  * What a group's cutting must not forget over a restart: the last number it gave a cycle (a number is never used for two), whether it was fenced, and
  * how far it knows the target to be.
  */
+import { Fault } from "#model/fault.ts";
 import { readName, readObject, readWhole } from "#model/json-reader.ts";
 import { readIfThere, writeDurably } from "./durable-file.ts";
 
@@ -29,10 +30,10 @@ export interface GroupFile {
 
 const BLANK: GroupMemory = { cycle: 0, branch: "", fencedEpoch: 0, committed: 0, tails: {}, cutAtMs: 0 };
 
-/** Throws PROTOCOL_INVALID when the file is there and says something else: a number used twice would be worse. */
+/** Throws CONFIG_INVALID when the file is there and cannot be read: a number given twice would be worse than not starting. */
 export function openGroupFile(file: string): GroupFile {
   const text = readIfThere(file);
-  let memory = text === undefined ? BLANK : parse(text);
+  let memory = text === undefined ? BLANK : parse(file, text);
   return {
     get memory() {
       return memory;
@@ -47,7 +48,18 @@ export function openGroupFile(file: string): GroupFile {
   };
 }
 
-function parse(text: string): GroupMemory {
+function parse(file: string, text: string): GroupMemory {
+  try {
+    return parseMemory(text);
+  } catch (cause) {
+    throw new Fault("CONFIG_INVALID", `Expected the memory of a group in "${file}"`, {
+      cause,
+      hint: "Remove the file when this site's target is reachable: the numbers go on from what the store knows",
+    });
+  }
+}
+
+function parseMemory(text: string): GroupMemory {
   const fields = readObject(JSON.parse(text), "group");
   const tails = readObject(fields["tails"], "tails");
   return {

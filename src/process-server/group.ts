@@ -11,7 +11,17 @@ import type { ReplicationOrder } from "#ports/replication.ts";
 import type { ArrivedFrames } from "./agent-registry.ts";
 import { runCutLoop } from "./cut-loop.ts";
 import { addStatements, type Cycle } from "./cycle.ts";
-import { createGroupContext, diskIdsOf, fencedFault, giveUp, isFenced, reportedDisks, type CutRequest, type GroupContext, type GroupDeps } from "./group-context.ts";
+import {
+  createGroupContext,
+  diskIdsOf,
+  fencedFault,
+  giveUp,
+  isFenced,
+  reportedDisks,
+  type CutRequest,
+  type GroupContext,
+  type GroupDeps,
+} from "./group-context.ts";
 import type { GroupFile } from "./group-file.ts";
 import { liftsFence } from "./order.ts";
 import { runSendLoop } from "./send-loop.ts";
@@ -25,7 +35,10 @@ export interface Group {
   laneClosed(lane: Peer): void;
   /** Slows the lane down. A fault gives the cycle up, it does not end the lane. Throws PROTOCOL_INVALID for what no agent of ours sends. */
   takeFrames(frames: ArrivedFrames): Promise<void>;
-  cutNow(request: { readonly operationId: string; readonly timeoutMs: number }): Promise<{ readonly barrier: number; readonly cutAtMs: number }>;
+  cutNow(request: {
+    readonly operationId: string;
+    readonly timeoutMs: number;
+  }): Promise<{ readonly barrier: number; readonly cutAtMs: number }>;
   state(): SourceState;
   /** Ends the loops; settles when they have. */
   close(): Promise<void>;
@@ -34,7 +47,11 @@ export interface Group {
 /** Answers of `cutNow` that are remembered for repeats. */
 const OPERATIONS_MAX = 100;
 
-export function startGroup(deps: GroupDeps, order: ReplicationOrder, parts: { readonly file: GroupFile; readonly reducer: StreamReducer }): Group {
+export function startGroup(
+  deps: GroupDeps,
+  order: ReplicationOrder,
+  parts: { readonly file: GroupFile; readonly reducer: StreamReducer },
+): Group {
   const group = createGroupContext(deps, order, parts.file, parts.reducer);
   const operations = new Map<string, Promise<{ readonly barrier: number; readonly cutAtMs: number }>>();
   checkBranch(group);
@@ -71,7 +88,10 @@ export function startGroup(deps: GroupDeps, order: ReplicationOrder, parts: { re
     async takeFrames(frames) {
       const member = group.order.members.find(({ machine }) => machine === frames.machine);
       if (member?.disks.some((disk) => disk.diskId === frames.diskId) !== true) {
-        throw new Fault("PROTOCOL_INVALID", `Disk "${frames.diskId}" is not one of "${frames.machine}" in group "${frames.groupId}"`);
+        throw new Fault(
+          "PROTOCOL_INVALID",
+          `Disk "${frames.diskId}" is not one of "${frames.machine}" in group "${frames.groupId}"`,
+        );
       }
       const cycle = group.current;
       if (cycle === undefined || cycle.number !== frames.cycle || cycle.fault !== undefined) return; // Given up: nobody counts them.
@@ -102,10 +122,19 @@ export function startGroup(deps: GroupDeps, order: ReplicationOrder, parts: { re
         groupId: group.order.groupId,
         orderVersion: group.order.version,
         state: fenced ? "fenced" : group.state,
-        ...(fault === undefined ? {} : { fault: { code: fault.code, message: fault.message, ...(fault.hint === undefined ? {} : { hint: fault.hint }) } }),
+        ...(fault === undefined
+          ? {}
+          : {
+              fault: {
+                code: fault.code,
+                message: fault.message,
+                ...(fault.hint === undefined ? {} : { hint: fault.hint }),
+              },
+            }),
         disks: reportedDisks(group),
         spoolBytes: group.cycles.reduce((sum, cycle) => sum + cycle.spool.usedBytes, 0),
         lastCutAtMs: group.file.memory.cutAtMs,
+        ...(group.syncTotalBytes === 0 ? {} : { sync: syncProgress(group) }),
       };
     },
     async close() {
@@ -118,11 +147,24 @@ export function startGroup(deps: GroupDeps, order: ReplicationOrder, parts: { re
   };
 }
 
+function syncProgress(group: GroupContext): NonNullable<SourceState["sync"]> {
+  const totalBytes = group.syncTotalBytes;
+  const remainingBytes = Math.min(
+    totalBytes,
+    reportedDisks(group).reduce((sum, disk) => sum + disk.remainingBytes, 0),
+  );
+  const seconds = (group.clock.monotonic() - group.syncBeganMs) / 1_000;
+  const bytesPerSecond = seconds > 0 ? Math.round((totalBytes - remainingBytes) / seconds) : 0;
+  const etaMs = bytesPerSecond > 0 ? Math.round((remainingBytes / bytesPerSecond) * 1_000) : 0;
+  return { totalBytes, remainingBytes, bytesPerSecond, etaMs };
+}
+
 /** What we track is relative to one branch: on another, everything is compared. */
 function checkBranch(group: GroupContext): void {
   const { branch } = group.file.memory;
   if (branch === "" || branch === group.order.branch) return;
-  for (const diskId of diskIdsOf(group.order)) group.resyncs.set(diskId, `the group goes on on branch "${group.order.branch}", not "${branch}"`);
+  for (const diskId of diskIdsOf(group.order))
+    group.resyncs.set(diskId, `the group goes on on branch "${group.order.branch}", not "${branch}"`);
   group.file.save({ branch: group.order.branch, tails: {}, committed: 0 });
 }
 
@@ -146,7 +188,8 @@ async function takePayload(group: GroupContext, cycle: Cycle, { diskId, payload,
   if (sweeps > 0 && sweeps < records) throw new Fault("PROTOCOL_INVALID", "Expected one kind of frames in a payload");
   if (sweeps > 0) {
     const { stream } = group;
-    if (stream === undefined) throw new Fault("PEER_UNREACHABLE", "The target was lost while the group was being synchronised");
+    if (stream === undefined)
+      throw new Fault("PEER_UNREACHABLE", "The target was lost while the group was being synchronised");
     const sent = compress ? await group.reducer.compressOnly(payload) : payload;
     await group.throttle(sent.length, group.stop.signal);
     count.sweepRecords += records;
@@ -161,7 +204,10 @@ async function takePayload(group: GroupContext, cycle: Cycle, { diskId, payload,
   }
 }
 
-function requestCut(group: GroupContext, timeoutMs: number): Promise<{ readonly barrier: number; readonly cutAtMs: number }> {
+function requestCut(
+  group: GroupContext,
+  timeoutMs: number,
+): Promise<{ readonly barrier: number; readonly cutAtMs: number }> {
   if (isFenced(group)) return Promise.reject(fencedFault(group));
   const { promise, resolve, reject } = Promise.withResolvers<{ readonly barrier: number; readonly cutAtMs: number }>();
   const end = (): void => {
@@ -182,10 +228,14 @@ function requestCut(group: GroupContext, timeoutMs: number): Promise<{ readonly 
   const timer = setTimeout(() => {
     const why = group.cutFault ?? group.streamFault;
     request.reject(
-      new Fault("TIMED_OUT", `No point of group "${group.order.groupName}" was committed within ${timeoutMs} ms${why === undefined ? "" : `: ${why.message}`}`, {
-        ...(why?.hint === undefined ? {} : { hint: why.hint }),
-        ...(why === undefined ? {} : { cause: why }),
-      }),
+      new Fault(
+        "TIMED_OUT",
+        `No point of group "${group.order.groupName}" was committed within ${timeoutMs} ms${why === undefined ? "" : `: ${why.message}`}`,
+        {
+          ...(why?.hint === undefined ? {} : { hint: why.hint }),
+          ...(why === undefined ? {} : { cause: why }),
+        },
+      ),
     );
   }, timeoutMs);
   group.cutRequests.add(request);

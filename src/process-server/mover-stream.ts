@@ -15,7 +15,12 @@ export interface DiskTail {
 }
 
 export interface CommitAnswer {
-  readonly committed: readonly { readonly diskId: string; readonly epoch: number; readonly seq: number; readonly commitHash: string }[];
+  readonly committed: readonly {
+    readonly diskId: string;
+    readonly epoch: number;
+    readonly seq: number;
+    readonly commitHash: string;
+  }[];
   readonly barrier: boolean;
   readonly barrierNumber: number;
 }
@@ -48,7 +53,8 @@ export async function openMoverStream(
   signal: AbortSignal,
 ): Promise<MoverStream> {
   const { groupId, branch, groupEpoch, sourceSite, version, target } = order;
-  const dial = (): Promise<Peer> => link.dial({ host: target.host, port: target.port }, { expect: "master-target", handlers: {}, signal });
+  const dial = (): Promise<Peer> =>
+    link.dial({ host: target.host, port: target.port }, { expect: "master-target", handlers: {}, signal });
   const peer = await dial();
   const lanes = new Map<Peer, Promise<Peer>>();
   let open = true;
@@ -59,9 +65,18 @@ export async function openMoverStream(
   });
   try {
     if (peer.identity.site !== target.site) {
-      throw new Fault("PEER_REJECTED", `The mover is of site "${peer.identity.site}", expected "${target.site}"`, { hint: "Look at the order's target" });
+      throw new Fault("PEER_REJECTED", `The mover is of site "${peer.identity.site}", expected "${target.site}"`, {
+        hint: "Look at the order's target",
+      });
     }
-    const request = { groupId, branch, groupEpoch, sourceSite, orderVersion: version, disks: disks.map(({ diskId, sizeBytes }) => ({ diskId, sizeBytes })) };
+    const request = {
+      groupId,
+      branch,
+      groupEpoch,
+      sourceSite,
+      orderVersion: version,
+      disks: disks.map(({ diskId, sizeBytes }) => ({ diskId, sizeBytes })),
+    };
     const answer = readObject(await peer.call("stream.open", request, { timeoutMs: OPEN_MS, signal }), "stream");
     const streamId = readText(answer, "streamId");
     const tails = readList(answer, "disks", (disk) => ({
@@ -89,7 +104,10 @@ export async function openMoverStream(
       },
       closeLane,
       async commit(params) {
-        const result = readObject(await peer.call("cycle.commit", { streamId, ...params }, { timeoutMs: COMMIT_MS }), "commit");
+        const result = readObject(
+          await peer.call("cycle.commit", { streamId, ...params }, { timeoutMs: COMMIT_MS }),
+          "commit",
+        );
         const barrier = readBoolean(result, "barrier");
         return {
           committed: readList(result, "committed", (disk) => ({

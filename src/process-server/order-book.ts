@@ -25,7 +25,12 @@ export interface OrderBook {
 }
 
 /** `orderKey`: control's public Ed25519 key, PEM. */
-export function openOrderBook(options: { readonly folder: string; readonly orderKey: string; readonly site: string; readonly log: Log }): OrderBook {
+export function openOrderBook(options: {
+  readonly folder: string;
+  readonly orderKey: string;
+  readonly site: string;
+  readonly log: Log;
+}): OrderBook {
   const { folder, site, log } = options;
   const key = publicKey(options.orderKey);
   const orders = new Map<string, ReplicationOrder>();
@@ -59,13 +64,19 @@ export function openOrderBook(options: { readonly folder: string; readonly order
     const text = typeof fields["order"] === "string" ? fields["order"] : "";
     const signature = Buffer.from(readText(fields, "signature"), "base64");
     if (!verify(undefined, Buffer.from(text), key, signature)) {
-      throw new Fault("PEER_REJECTED", "An order's signature is not control's, expected one made with the key of its enrolment", {
-        hint: "Enrol this process server again if control has a new key; otherwise someone else gives orders",
-      });
+      throw new Fault(
+        "PEER_REJECTED",
+        "An order's signature is not control's, expected one made with the key of its enrolment",
+        {
+          hint: "Enrol this process server again if control has a new key; otherwise someone else gives orders",
+        },
+      );
     }
     const order = parseOrder(text);
     if (order.sourceSite !== site) {
-      throw new Fault("PEER_REJECTED", `The order is for site "${order.sourceSite}", expected "${site}"`, { details: { groupId: order.groupId } });
+      throw new Fault("PEER_REJECTED", `The order is for site "${order.sourceSite}", expected "${site}"`, {
+        details: { groupId: order.groupId },
+      });
     }
     return order;
   }
@@ -73,7 +84,8 @@ export function openOrderBook(options: { readonly folder: string; readonly order
 
 function publicKey(pem: string): KeyObject {
   const key = createPublicKey(pem);
-  if (key.asymmetricKeyType !== "ed25519") throw new Fault("CONFIG_INVALID", `The order key is of type "${key.asymmetricKeyType}", expected ed25519`);
+  if (key.asymmetricKeyType !== "ed25519")
+    throw new Fault("CONFIG_INVALID", `The order key is of type "${key.asymmetricKeyType}", expected ed25519`);
   return key;
 }
 

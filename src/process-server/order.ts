@@ -30,11 +30,19 @@ export function parseOrder(text: string): ReplicationOrder {
     target: { site: readName(target, "site"), host: readText(target, "host"), port: readWhole(target, "port") },
     intervalMs: readWhole(fields, "intervalMs"),
     compressAt: readChoice(fields, "compressAt", ["agent", "process-server"]),
-    members: readList(fields, "members", (member) => ({ machine: readName(member, "machine"), disks: readList(member, "disks", readDiskSpec) })),
+    members: readList(fields, "members", (member) => ({
+      machine: readName(member, "machine"),
+      disks: readList(member, "disks", readDiskSpec),
+    })),
   };
-  if (order.intervalMs < INTERVAL_MS_MIN) throw new Fault("PROTOCOL_INVALID", `Expected "intervalMs" to be at least ${INTERVAL_MS_MIN}, got ${order.intervalMs}`);
+  if (order.intervalMs < INTERVAL_MS_MIN)
+    throw new Fault(
+      "PROTOCOL_INVALID",
+      `Expected "intervalMs" to be at least ${INTERVAL_MS_MIN}, got ${order.intervalMs}`,
+    );
   const diskIds = order.members.flatMap((member) => member.disks.map((disk) => disk.diskId));
-  if (new Set(diskIds).size !== diskIds.length) throw new Fault("PROTOCOL_INVALID", "Expected each disk once in an order");
+  if (new Set(diskIds).size !== diskIds.length)
+    throw new Fault("PROTOCOL_INVALID", "Expected each disk once in an order");
   return order;
 }
 

@@ -42,7 +42,12 @@ export interface RunningProcessServer extends ProcessServer {
 /** Throws PORT_IN_USE, CONFIG_INVALID. */
 export async function startProcessServer(options: ProcessServerOptions): Promise<RunningProcessServer> {
   const { link, stateDir, throttle, clock, log } = options;
-  const book = openOrderBook({ folder: join(stateDir, "orders"), orderKey: options.orderKey, site: link.self.site, log });
+  const book = openOrderBook({
+    folder: join(stateDir, "orders"),
+    orderKey: options.orderKey,
+    site: link.self.site,
+    log,
+  });
   const spool = openSpool({ folder: join(stateDir, "spool"), bytesMax: options.spoolBytesMax });
   const groups = new Map<string, Group>();
   const agents = createAgentRegistry({
@@ -81,17 +86,29 @@ export async function startProcessServer(options: ProcessServerOptions): Promise
     async inspectDisks({ machine, sources, groupId }) {
       for (const order of book.orders) {
         if (order.groupId === groupId || order.state === "stopped") continue;
-        const taken = order.members.find((member) => member.machine === machine)?.disks.find((disk) => sources.includes(disk.source));
+        const taken = order.members
+          .find((member) => member.machine === machine)
+          ?.disks.find((disk) => sources.includes(disk.source));
         if (taken === undefined) continue;
-        throw new Fault("DISK_ALREADY_PROTECTED", `"${taken.source}" of "${machine}" is protected in group "${order.groupName}", expected a disk that no group has`, {
-          details: { machine, source: taken.source, groupId: order.groupId },
-          hint: `Unprotect group "${order.groupName}" first, or leave this disk out`,
-        });
+        throw new Fault(
+          "DISK_ALREADY_PROTECTED",
+          `"${taken.source}" of "${machine}" is protected in group "${order.groupName}", expected a disk that no group has`,
+          {
+            details: { machine, source: taken.source, groupId: order.groupId },
+            hint: `Unprotect group "${order.groupName}" first, or leave this disk out`,
+          },
+        );
       }
       const agent = agents.get(machine);
       if (agent === undefined) {
         throw new Fault("AGENT_UNREACHABLE", `Machine "${machine}" is not connected to this site's process server`, {
-          details: { machine, connected: agents.known.filter((known) => known.connected).map((known) => known.machine).join(", ") },
+          details: {
+            machine,
+            connected: agents.known
+              .filter((known) => known.connected)
+              .map((known) => known.machine)
+              .join(", "),
+          },
           hint: "Start its agent, or check the machine's name with `leeward agent list`",
         });
       }
@@ -121,7 +138,10 @@ export async function startProcessServer(options: ProcessServerOptions): Promise
 
   function existing(groupId: string): Group {
     const group = groups.get(groupId);
-    if (group === undefined) throw new Fault("NOT_FOUND", `There is no order for group "${groupId}"`, { hint: "Control gives one when the group is protected" });
+    if (group === undefined)
+      throw new Fault("NOT_FOUND", `There is no order for group "${groupId}"`, {
+        hint: "Control gives one when the group is protected",
+      });
     return group;
   }
 
@@ -129,7 +149,12 @@ export async function startProcessServer(options: ProcessServerOptions): Promise
     return book.orders.flatMap((order) =>
       order.members
         .filter((member) => member.machine === machine)
-        .map((member) => ({ groupId: order.groupId, state: order.state, compressAt: order.compressAt, disks: member.disks })),
+        .map((member) => ({
+          groupId: order.groupId,
+          state: order.state,
+          compressAt: order.compressAt,
+          disks: member.disks,
+        })),
     );
   }
 
@@ -137,7 +162,9 @@ export async function startProcessServer(options: ProcessServerOptions): Promise
     const agent = agents.get(machine);
     if (agent === undefined) return; // It asks when it comes.
     try {
-      const answer = await agent.call("agent.obey", { tasks: tasksOf(machine).map((task) => ({ ...task, disks: task.disks.map((disk) => ({ ...disk })) })) });
+      const answer = await agent.call("agent.obey", {
+        tasks: tasksOf(machine).map((task) => ({ ...task, disks: task.disks.map((disk) => ({ ...disk })) })),
+      });
       agents.note(machine, readAgentDisks(readObject(answer, "answer")));
     } catch (error) {
       if (!(error instanceof Fault)) throw error;

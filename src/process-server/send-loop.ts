@@ -50,7 +50,8 @@ export async function runSendLoop(group: GroupContext): Promise<void> {
       // A cycle that was given up under our hands: the mover still holds parts of it, and a new stream begins without them.
       loseStream(group);
       if (error.code === "INTERRUPTED") continue;
-      if (group.streamFault?.code !== error.code) group.log.warn("The target does not take the group's stream", { fault: error });
+      if (group.streamFault?.code !== error.code)
+        group.log.warn("The target does not take the group's stream", { fault: error });
       group.streamFault = error;
       group.targetTried = true;
       await pause(group, reopenMs);
@@ -68,7 +69,9 @@ function shouldStream(group: GroupContext): boolean {
 function sizedDisks(group: GroupContext): { readonly diskId: string; readonly sizeBytes: number }[] | undefined {
   const reported = reportedDisks(group).filter((disk) => disk.fault === undefined && disk.sizeBytes > 0);
   const disks = diskIdsOf(group.order).map((diskId) => reported.find((disk) => disk.diskId === diskId));
-  return disks.every((disk) => disk !== undefined) ? disks.map(({ diskId, sizeBytes }) => ({ diskId, sizeBytes })) : undefined;
+  return disks.every((disk) => disk !== undefined)
+    ? disks.map(({ diskId, sizeBytes }) => ({ diskId, sizeBytes }))
+    : undefined;
 }
 
 function loseStream(group: GroupContext): void {
@@ -76,8 +79,15 @@ function loseStream(group: GroupContext): void {
   group.stream.close();
   group.stream = undefined;
   // What is being swept or cut right now went over the lost stream, if anything of it did.
-  const swept = group.cycles.find((cycle) => !cycle.complete && asOpenCycle(cycle).disks.some((disk) => !disk.resendable));
-  if (swept !== undefined) giveUp(group, swept.number, new Fault("PEER_UNREACHABLE", "The target was lost while the group was being synchronised"));
+  const swept = group.cycles.find(
+    (cycle) => !cycle.complete && asOpenCycle(cycle).disks.some((disk) => !disk.resendable),
+  );
+  if (swept !== undefined)
+    giveUp(
+      group,
+      swept.number,
+      new Fault("PEER_UNREACHABLE", "The target was lost while the group was being synchronised"),
+    );
   group.spool.recheck();
   group.cutWake.wake();
 }
@@ -91,25 +101,44 @@ async function openStream(group: GroupContext): Promise<MoverStream> {
   }
   const tails = new Map([...stream.tails].map(([diskId, tail]) => [diskId, tail.cycle]));
   const known = new Map(Object.entries(file.memory.tails).filter(([diskId]) => tails.has(diskId)));
-  const found = reconcile(group.cycles.map(asOpenCycle), { highest: stream.barrier, tails }, { lastNumber: file.memory.cycle, known });
+  const found = reconcile(
+    group.cycles.map(asOpenCycle),
+    { highest: stream.barrier, tails },
+    { lastNumber: file.memory.cycle, known },
+  );
   file.save({
     cycle: Math.max(file.memory.cycle, stream.barrier),
     branch: order.branch,
     // A target that is behind is taken at its word: what is compared as a whole does not rest on what it once said.
     tails: { ...file.memory.tails, ...Object.fromEntries(tails) },
-    ...(found.behind.length > 0 ? { committed: Math.min(file.memory.committed, ...found.behind.map((diskId) => tails.get(diskId) ?? 0)) } : {}),
+    ...(found.behind.length > 0
+      ? { committed: Math.min(file.memory.committed, ...found.behind.map((diskId) => tails.get(diskId) ?? 0)) }
+      : {}),
   });
   if (found.foreign || found.behind.length > 0) group.reducer.forget();
   if (found.giveUpFrom !== undefined) {
-    giveUp(group, found.giveUpFrom, new Fault("PEER_UNREACHABLE", found.foreign ? "Another process server has gone on with the group" : "Parts of these cycles were lost with the stream"));
+    giveUp(
+      group,
+      found.giveUpFrom,
+      new Fault(
+        "PEER_UNREACHABLE",
+        found.foreign
+          ? "Another process server has gone on with the group"
+          : "Parts of these cycles were lost with the stream",
+      ),
+    );
   }
   for (const diskId of found.behind) group.resyncs.set(diskId, "the target lacks commits that it had acknowledged");
   for (const disk of reportedDisks(group)) {
     const pending = group.cycles.some((cycle) => recordsOf(cycle, disk.diskId) > 0);
-    if (tails.get(disk.diskId) === 0 && !pending && disk.unsyncedBytes < disk.sizeBytes) group.resyncs.set(disk.diskId, "the target has nothing of this disk");
+    if (tails.get(disk.diskId) === 0 && !pending && disk.unsyncedBytes < disk.sizeBytes)
+      group.resyncs.set(disk.diskId, "the target has nothing of this disk");
   }
   await rememberRepeats(group, tails);
-  group.log.info("The target takes the group's stream", { cycle: file.memory.cycle, resyncs: [...group.resyncs.keys()] });
+  group.log.info("The target takes the group's stream", {
+    cycle: file.memory.cycle,
+    resyncs: [...group.resyncs.keys()],
+  });
   group.streamFault = undefined;
   const lost = (): void => {
     if (group.stream === stream) loseStream(group);
@@ -149,9 +178,16 @@ function commitRequest(group: GroupContext, cycle: Cycle): JsonObject {
     consistent: true, // A cut that is void never gets here.
     point: cycle.point,
     syncTotalBytes: group.syncTotalBytes,
-    disks: cycle.disks.map(({ diskId, remainingBytes, tracker }) => ({ diskId, records: recordsOf(cycle, diskId), syncRemainingBytes: remainingBytes, tracker })),
+    disks: cycle.disks.map(({ diskId, remainingBytes, tracker }) => ({
+      diskId,
+      records: recordsOf(cycle, diskId),
+      syncRemainingBytes: remainingBytes,
+      tracker,
+    })),
     stats: {
-      backlogBytes: group.cycles.reduce((sum, open) => sum + open.spool.usedBytes, 0) + reportedDisks(group).reduce((sum, disk) => sum + disk.dirtyBytes, 0),
+      backlogBytes:
+        group.cycles.reduce((sum, open) => sum + open.spool.usedBytes, 0) +
+        reportedDisks(group).reduce((sum, disk) => sum + disk.dirtyBytes, 0),
       writtenBytes: cycle.disks.reduce((sum, disk) => sum + disk.writtenBytes, 0),
     },
   };
@@ -162,7 +198,14 @@ async function commit(group: GroupContext, stream: MoverStream, request: JsonObj
     try {
       return await stream.commit(request);
     } catch (error) {
-      if (!isFault(error) || !error.code.startsWith("STORE_") || !error.retryable || attempt === COMMIT_ATTEMPTS || !stream.open) throw error;
+      if (
+        !isFault(error) ||
+        !error.code.startsWith("STORE_") ||
+        !error.retryable ||
+        attempt === COMMIT_ATTEMPTS ||
+        !stream.open
+      )
+        throw error;
       group.log.warn("The store does not take a commit; asking again", { cycle: request["cycle"], fault: error });
       group.streamFault = error;
       await pause(group, COMMIT_RETRY_MS);
@@ -180,13 +223,16 @@ async function committed(group: GroupContext, cycle: Cycle, answer: CommitAnswer
   group.log.debug("Cycle committed", { cycle: cycle.number, barrier: answer.barrierNumber });
   if (answer.barrier) {
     for (const request of [...group.cutRequests]) {
-      if (cycle.cutAtMs >= request.askedAtMs) request.resolve({ barrier: answer.barrierNumber, cutAtMs: cycle.cutAtMs });
+      if (cycle.cutAtMs >= request.askedAtMs)
+        request.resolve({ barrier: answer.barrierNumber, cutAtMs: cycle.cutAtMs });
     }
   }
   const { groupId, branch } = order;
   await Promise.all([
     ...order.members.map(({ machine }) => tellCommitted(group, machine, cycle.number)),
-    ...answer.committed.map(({ diskId }) => group.cache.committed({ groupId, diskId, branch }, cycle.number, cycle.counts.get(diskId)?.said)),
+    ...answer.committed.map(({ diskId }) =>
+      group.cache.committed({ groupId, diskId, branch }, cycle.number, cycle.counts.get(diskId)?.said),
+    ),
   ]);
   group.cutWake.wake();
 }

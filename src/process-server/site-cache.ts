@@ -78,17 +78,30 @@ export function createSiteCache(redis: Redis, options: { readonly site: string; 
       const former = written.get(key);
       written.delete(key); // Until it is known to be written.
       await attempt(async () => {
-        const goesOn = former !== undefined && said !== undefined && (await redis.hget(key, "cycle")) === String(former) && (await redis.hlen(key)) < STATEMENTS_MAX;
+        const goesOn =
+          former !== undefined &&
+          said !== undefined &&
+          (await redis.hget(key, "cycle")) === String(former) &&
+          (await redis.hlen(key)) < STATEMENTS_MAX;
         const change = redis.multi();
         if (!goesOn) change.del(key);
-        change.hset(key, { branch: disk.branch, cycle, ...Object.fromEntries((said ?? []).map((statement) => [statement.block, formatStatement(statement, cycle)])) });
+        change.hset(key, {
+          branch: disk.branch,
+          cycle,
+          ...Object.fromEntries((said ?? []).map((statement) => [statement.block, formatStatement(statement, cycle)])),
+        });
         change.expire(key, LIFE_SECONDS);
         await change.exec();
         written.set(key, cycle);
       });
     },
     waitForTokens: (bytes, bytesPerSecond) =>
-      attempt(async () => Math.max(0, Number(await redis.eval(TAKE, 1, `leeward:bandwidth:${site}`, (bytes / bytesPerSecond) * 1_000, BURST_MS)))),
+      attempt(async () =>
+        Math.max(
+          0,
+          Number(await redis.eval(TAKE, 1, `leeward:bandwidth:${site}`, (bytes / bytesPerSecond) * 1_000, BURST_MS)),
+        ),
+      ),
   };
 
   async function attempt<T>(work: () => Promise<T>): Promise<T | undefined> {
@@ -113,9 +126,15 @@ function formatStatement({ blocks, digest }: Statement, cycle: number): string {
   return `${cycle} ${blocks} ${digest === undefined ? "-" : digest.join(" ")}`;
 }
 
-function parseStatement(field: string, value: string): { readonly cycle: number; readonly statement: Statement } | undefined {
+function parseStatement(
+  field: string,
+  value: string,
+): { readonly cycle: number; readonly statement: Statement } | undefined {
   const numbers = value.split(" ").map(Number);
   if (!/^[0-9]+$/.test(field)) return undefined; // "branch" and "cycle".
   const [cycle = 0, blocks = 0, a = 0, b = 0, c = 0, d = 0] = numbers;
-  return { cycle, statement: { block: Number(field), blocks, digest: numbers.length === 6 ? [a, b, c, d] : undefined } };
+  return {
+    cycle,
+    statement: { block: Number(field), blocks, digest: numbers.length === 6 ? [a, b, c, d] : undefined },
+  };
 }

@@ -133,7 +133,8 @@ export function openSpool(options: { readonly folder: string; readonly bytesMax:
       },
       async *read() {
         for (let index = 0; ; index += 1) {
-          while (!dropped && index >= chunks.length && !finished) await new Promise<void>((resolve) => changed.add(resolve));
+          while (!dropped && index >= chunks.length && !finished)
+            await new Promise<void>((resolve) => changed.add(resolve));
           if (dropped) throw gone();
           if (index >= chunks.length) return;
           const chunk = chunks[index];
@@ -199,11 +200,15 @@ export function openSpool(options: { readonly folder: string; readonly bytesMax:
       file ??= open(path, "wx+", 0o600);
       try {
         const handle = await file;
-        for (let at = 0; at < sealed.length; ) at += (await handle.write(sealed, at, sealed.length - at, chunk.offset + at)).bytesWritten;
+        for (let at = 0; at < sealed.length;)
+          at += (await handle.write(sealed, at, sealed.length - at, chunk.offset + at)).bytesWritten;
       } catch (cause) {
         free(chunk);
         if ((cause as NodeJS.ErrnoException).code !== "ENOSPC") throw cause;
-        throw new Fault("SPOOL_FULL", `There is no space left for the spool in "${folder}"`, { cause, hint: "Free space on that disk, or set a smaller spoolBytesMax" });
+        throw new Fault("SPOOL_FULL", `There is no space left for the spool in "${folder}"`, {
+          cause,
+          hint: "Free space on that disk, or set a smaller spoolBytesMax",
+        });
       }
     }
 
@@ -211,7 +216,7 @@ export function openSpool(options: { readonly folder: string; readonly bytesMax:
       const sealed = Buffer.allocUnsafe(chunk.bytes + TAG_BYTES);
       const handle = await file!; // A chunk that is not in memory was stored.
       try {
-        for (let at = 0; at < sealed.length; ) {
+        for (let at = 0; at < sealed.length;) {
           const { bytesRead } = await handle.read(sealed, at, sealed.length - at, chunk.offset + at);
           if (bytesRead === 0) throw new RangeError(`Chunk ${index} of the spool is cut off`);
           at += bytesRead;

@@ -9,7 +9,11 @@ export type CompressPayload = (payload: Uint8Array) => Promise<Uint8Array>;
 
 export interface StreamReducer {
   /** What is left of a delta payload of `diskId`; possibly nothing. A view that is valid until the next call for this disk. */
-  reduce(diskId: string, payload: Uint8Array, compress: boolean): Promise<{ readonly payload: Uint8Array; readonly said: readonly Statement[] }>;
+  reduce(
+    diskId: string,
+    payload: Uint8Array,
+    compress: boolean,
+  ): Promise<{ readonly payload: Uint8Array; readonly said: readonly Statement[] }>;
   /** A sweep's payload: only compressed. */
   compressOnly: CompressPayload;
   /** A sweep covers these blocks. */
@@ -51,7 +55,8 @@ export function createStreamReducer(compressPayload: CompressPayload): StreamRed
 
   function filterOf(diskId: string) {
     let disk = filters.get(diskId);
-    if (disk === undefined) filters.set(diskId, (disk = { filter: createRepeatFilter(BLOCKS_MAX), target: new Uint8Array(0) }));
+    if (disk === undefined)
+      filters.set(diskId, (disk = { filter: createRepeatFilter(BLOCKS_MAX), target: new Uint8Array(0) }));
     return disk;
   }
 }

@@ -21,7 +21,11 @@ function blockOf(fill: Fill, block: number): Buffer {
   return bytes;
 }
 
-async function pack(runs: readonly { start: number; plain: Buffer }[], frameBlocks: number, compress: boolean): Promise<Buffer[]> {
+async function pack(
+  runs: readonly { start: number; plain: Buffer }[],
+  frameBlocks: number,
+  compress: boolean,
+): Promise<Buffer[]> {
   const payloads: Buffer[] = [];
   const packer = createFramePacker({
     tools,
@@ -47,8 +51,14 @@ function unpack(payloads: readonly Uint8Array[], frameBlocks: number): Map<numbe
       assert.ok(record.blocks <= frameBlocks);
       plain = record.codec === CODEC_ZSTD ? decompress(record.stored) : Buffer.from(record.stored);
       for (let at = 0; at < plain.length; at += PIECE_BYTES) {
-        const digest = createHash("sha256").update(plain.subarray(at, at + PIECE_BYTES)).digest().subarray(0, 16);
-        assert.deepEqual(Buffer.from(record.digests.subarray((at / PIECE_BYTES) * 16, (at / PIECE_BYTES) * 16 + 16)), digest);
+        const digest = createHash("sha256")
+          .update(plain.subarray(at, at + PIECE_BYTES))
+          .digest()
+          .subarray(0, 16);
+        assert.deepEqual(
+          Buffer.from(record.digests.subarray((at / PIECE_BYTES) * 16, (at / PIECE_BYTES) * 16 + 16)),
+          digest,
+        );
       }
     }
     for (let index = 0; index < record.blocks; index += 1) {
@@ -70,7 +80,9 @@ test("what is packed is what is unpacked, at every frame size, compressed and ra
       const expected = new Map<number, Buffer>();
       const runs = shape.map(([gap, parts]) => {
         const start = next + gap;
-        const blocks = parts.flatMap(([kind, count]) => Array.from({ length: count }, () => kind)).map((kind, index) => blockOf(kind, start + index));
+        const blocks = parts
+          .flatMap(([kind, count]) => Array.from({ length: count }, () => kind))
+          .map((kind, index) => blockOf(kind, start + index));
         blocks.forEach((block, index) => expected.set(start + index, block));
         next = start + blocks.length;
         return { start, plain: Buffer.concat(blocks) };
@@ -91,18 +103,32 @@ test("what is packed is what is unpacked, at every frame size, compressed and ra
 test("zero runs are joined over windows, and noise is stored raw", async () => {
   const zeroes = Buffer.alloc(64 * BLOCK_SIZE);
   const noise = Buffer.concat(Array.from({ length: 16 }, (_, index) => blockOf("noise", 256 + index)));
-  const payloads = await pack([...[0, 64, 128, 192].map((start) => ({ start, plain: zeroes })), { start: 256, plain: noise }], 64, true);
+  const payloads = await pack(
+    [...[0, 64, 128, 192].map((start) => ({ start, plain: zeroes })), { start: 256, plain: noise }],
+    64,
+    true,
+  );
   const records = payloads.flatMap((payload) => [...readFrameRecords(payload)]);
-  assert.deepEqual(records.map(({ block, blocks, codec }) => ({ block, blocks, codec })), [
-    { block: 0, blocks: 256, codec: CODEC_ZERO },
-    { block: 256, blocks: 16, codec: CODEC_RAW },
-  ]);
+  assert.deepEqual(
+    records.map(({ block, blocks, codec }) => ({ block, blocks, codec })),
+    [
+      { block: 0, blocks: 256, codec: CODEC_ZERO },
+      { block: 256, blocks: 16, codec: CODEC_RAW },
+    ],
+  );
 });
 
 test("a send that fails ends the packing with its fault", async () => {
-  const packer = createFramePacker({ tools, kind: KIND_DELTA, frameBlocks: 16, compress: false, emit: () => Promise.reject(new Error("the lane is gone")) });
+  const packer = createFramePacker({
+    tools,
+    kind: KIND_DELTA,
+    frameBlocks: 16,
+    compress: false,
+    emit: () => Promise.reject(new Error("the lane is gone")),
+  });
   await assert.rejects(async () => {
-    for (let start = 0; start < 4096; start += 16) await packer.add(Buffer.concat(Array.from({ length: 16 }, (_, index) => blockOf("text", start + index))), start);
+    for (let start = 0; start < 4096; start += 16)
+      await packer.add(Buffer.concat(Array.from({ length: 16 }, (_, index) => blockOf("text", start + index))), start);
     await packer.flush();
   }, /the lane is gone/);
 });

@@ -2,7 +2,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { CODEC_RAW, CODEC_ZERO, FRAME_HEADER_BYTES, KIND_DELTA, readFrameRecords, writeFrameHeader } from "#model/frame-record.ts";
+import {
+  CODEC_RAW,
+  CODEC_ZERO,
+  FRAME_HEADER_BYTES,
+  KIND_DELTA,
+  readFrameRecords,
+  writeFrameHeader,
+} from "#model/frame-record.ts";
 import { createRepeatFilter, type Statement } from "#model/repeat-filter.ts";
 import { BLOCK_SIZE } from "#model/units.ts";
 
@@ -22,7 +29,13 @@ function payloadOf(writes: readonly Write[]): Uint8Array {
       const storedBytes = value === undefined ? 0 : blocks * BLOCK_SIZE;
       const record = Buffer.alloc(FRAME_HEADER_BYTES + (value === undefined ? 0 : 16) + storedBytes, (value ?? 0) + 1);
       const view = new DataView(record.buffer, record.byteOffset, record.byteLength);
-      writeFrameHeader(view, 0, { block, blocks, codec: value === undefined ? CODEC_ZERO : CODEC_RAW, kind: KIND_DELTA, storedBytes });
+      writeFrameHeader(view, 0, {
+        block,
+        blocks,
+        codec: value === undefined ? CODEC_ZERO : CODEC_RAW,
+        kind: KIND_DELTA,
+        storedBytes,
+      });
       return record;
     }),
   );
@@ -35,26 +48,34 @@ function apply(disk: number[], payload: Uint8Array): void {
 }
 
 const write = fc
-  .record({ block: fc.integer({ min: 0, max: BLOCKS - 1 }), blocks: fc.integer({ min: 1, max: 6 }), value: fc.option(fc.integer({ min: 0, max: 2 }), { nil: undefined, freq: 5 }) })
+  .record({
+    block: fc.integer({ min: 0, max: BLOCKS - 1 }),
+    blocks: fc.integer({ min: 1, max: 6 }),
+    value: fc.option(fc.integer({ min: 0, max: 2 }), { nil: undefined, freq: 5 }),
+  })
   .map((one) => ({ ...one, blocks: Math.min(one.blocks, BLOCKS - one.block) }));
 
 test("leaving repeats out changes nothing, however little is remembered", () => {
   fc.assert(
-    fc.property(fc.array(fc.array(write, { minLength: 1, maxLength: 5 }), { maxLength: 30 }), fc.integer({ min: 1, max: 40 }), (cycles, blocksMax) => {
-      const filter = createRepeatFilter(blocksMax);
-      const whole = new Array<number>(BLOCKS).fill(0);
-      const reduced = new Array<number>(BLOCKS).fill(0);
-      for (const writes of cycles) {
-        const payload = payloadOf(writes);
-        const target = new Uint8Array(payload.length);
-        const { bytes, said, elidedBytes } = filter.filter(payload, target);
-        assert.equal([...readFrameRecords(target.subarray(0, bytes))].length, said.length);
-        assert.equal(elidedBytes > 0, said.length < writes.length);
-        apply(whole, payload);
-        apply(reduced, target.subarray(0, bytes));
-        assert.deepEqual(reduced, whole);
-      }
-    }),
+    fc.property(
+      fc.array(fc.array(write, { minLength: 1, maxLength: 5 }), { maxLength: 30 }),
+      fc.integer({ min: 1, max: 40 }),
+      (cycles, blocksMax) => {
+        const filter = createRepeatFilter(blocksMax);
+        const whole = new Array<number>(BLOCKS).fill(0);
+        const reduced = new Array<number>(BLOCKS).fill(0);
+        for (const writes of cycles) {
+          const payload = payloadOf(writes);
+          const target = new Uint8Array(payload.length);
+          const { bytes, said, elidedBytes } = filter.filter(payload, target);
+          assert.equal([...readFrameRecords(target.subarray(0, bytes))].length, said.length);
+          assert.equal(elidedBytes > 0, said.length < writes.length);
+          apply(whole, payload);
+          apply(reduced, target.subarray(0, bytes));
+          assert.deepEqual(reduced, whole);
+        }
+      },
+    ),
     { numRuns: 500 },
   );
 });

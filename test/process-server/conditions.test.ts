@@ -13,7 +13,15 @@ import type { ReplicationOrder } from "#ports/replication.ts";
 import { SECTOR } from "../capture/write-history.ts";
 import { startFakeMover, type FakeMover } from "../support/fake-mover.ts";
 import { createSiteCache } from "../../src/process-server/site-cache.ts";
-import { eventually, startSourceSite, testLog, testOrder, type Machine, type SiteOptions, type SourceSite } from "../support/source-site.ts";
+import {
+  eventually,
+  startSourceSite,
+  testLog,
+  testOrder,
+  type Machine,
+  type SiteOptions,
+  type SourceSite,
+} from "../support/source-site.ts";
 
 const BLOCK = 4096;
 const BLOCKS = 4096;
@@ -30,7 +38,10 @@ interface One {
 }
 
 /** One machine with one disk of 16 MiB, seeded and live. */
-async function one(t: { after(work: () => Promise<void>): void }, options: SiteOptions & { readonly order?: Partial<ReplicationOrder>; readonly commit?: () => Promise<void> } = {}): Promise<One> {
+async function one(
+  t: { after(work: () => Promise<void>): void },
+  options: SiteOptions & { readonly order?: Partial<ReplicationOrder>; readonly commit?: () => Promise<void> } = {},
+): Promise<One> {
   const site = await startSourceSite(options);
   t.after(() => site.close());
   const mover = await startFakeMover({
@@ -46,7 +57,9 @@ async function one(t: { after(work: () => Promise<void>): void }, options: SiteO
   let version = 0;
   const put = async (more: Partial<ReplicationOrder>): Promise<void> => {
     version += 1;
-    await site.processServer.putOrder({ signed: site.sign(testOrder("group", mover.port, members, { ...options.order, ...more, version })) });
+    await site.processServer.putOrder({
+      signed: site.sign(testOrder("group", mover.port, members, { ...options.order, ...more, version })),
+    });
   };
   await put({});
   await eventually("the first point", () => mover.points > 0);
@@ -58,7 +71,8 @@ async function one(t: { after(work: () => Promise<void>): void }, options: SiteO
     put,
     write: (block, data) => disk!.write(data, block * BLOCK, false),
     state: async () => (await site.processServer.groupState({ groupId: "group" })).state,
-    cut: (timeoutMs = 15_000) => site.processServer.cutNow({ groupId: "group", operationId: randomBytes(8).toString("hex"), timeoutMs }),
+    cut: (timeoutMs = 15_000) =>
+      site.processServer.cutNow({ groupId: "group", operationId: randomBytes(8).toString("hex"), timeoutMs }),
     assertSame() {
       assert.ok(mover.images.get("disk")!.equals(readFileSync(machine.images[0]!)), "the target is the source");
       assert.deepEqual(mover.errors, []);
@@ -66,10 +80,16 @@ async function one(t: { after(work: () => Promise<void>): void }, options: SiteO
   };
 }
 
-async function startRedis(t: { after(work: () => Promise<void>): void }): Promise<{ readonly client: Redis; readonly stop: () => Promise<void> }> {
+async function startRedis(t: {
+  after(work: () => Promise<void>): void;
+}): Promise<{ readonly client: Redis; readonly stop: () => Promise<void> }> {
   const folder = mkdtempSync(join(tmpdir(), "leeward-redis-"));
   const path = join(folder, "redis.sock");
-  const child = spawn("redis-server", ["--port", "0", "--unixsocket", path, "--save", "", "--appendonly", "no", "--dir", folder], { stdio: "ignore" });
+  const child = spawn(
+    "redis-server",
+    ["--port", "0", "--unixsocket", path, "--save", "", "--appendonly", "no", "--dir", folder],
+    { stdio: "ignore" },
+  );
   const ended = once(child, "exit");
   const client = new Redis(path, { maxRetriesPerRequest: 0, enableOfflineQueue: false, retryStrategy: () => 50 });
   client.on("error", () => undefined); // Not there yet, or stopped by the test.
@@ -105,12 +125,16 @@ test("2,000 random writes of 4 KiB ship at most 1.1 times what was written", { t
   await cut();
   const before = mover.frameBytes;
   // Random bytes: what cannot be compressed is the worst case.
-  const blocks = Array.from({ length: BLOCKS }, (_, index) => index).sort(() => Math.random() - 0.5).slice(0, 2_000);
+  const blocks = Array.from({ length: BLOCKS }, (_, index) => index)
+    .sort(() => Math.random() - 0.5)
+    .slice(0, 2_000);
   for (const block of blocks) await write(block, randomBytes(BLOCK));
   const started = performance.now();
   await cut();
   const ratio = (mover.frameBytes - before) / (2_000 * BLOCK);
-  t.diagnostic(`shipped ${ratio.toFixed(4)} of what was written; the last cut was committed after ${Math.round(performance.now() - started)} ms`);
+  t.diagnostic(
+    `shipped ${ratio.toFixed(4)} of what was written; the last cut was committed after ${Math.round(performance.now() - started)} ms`,
+  );
   assert.ok(ratio <= 1.1 && ratio > 0.9);
   assertSame();
 });
@@ -152,29 +176,39 @@ test("a repeat is no repeat when a sweep has read the block in between", { timeo
   }
 });
 
-test("what the stream said is known after a restart, through Redis, and without Redis nothing is wrong", { timeout: 120_000 }, async (t) => {
-  const redis = await startRedis(t);
-  const { site, mover, write, cut, assertSame } = await one(t, { order: { intervalMs: 60_000 }, cache: createSiteCache(redis.client, { site: "primary", log: testLog }) });
-  const say = async (): Promise<number> => {
-    const { frameBytes } = mover;
-    for (let block = 0; block < 400; block += 2) await write(block, numbered(1, 1, block));
-    await write(4_000, randomBytes(BLOCK));
-    await cut();
-    return mover.frameBytes - frameBytes;
-  };
-  assert.ok((await say()) > 200 * 100);
-  const restart = async (): Promise<void> => {
-    await site.loseProcessServer();
-    await site.startProcessServer();
-    await eventually("the group is live", async () => (await site.processServer.groupState({ groupId: "group" })).state === "live");
-  };
-  await restart();
-  assert.ok((await say()) < 2 * BLOCK, "200 repeats are known");
-  await redis.stop();
-  await restart();
-  assert.ok((await say()) > 200 * 100, "nothing is known, so everything is shipped");
-  assertSame();
-});
+test(
+  "what the stream said is known after a restart, through Redis, and without Redis nothing is wrong",
+  { timeout: 120_000 },
+  async (t) => {
+    const redis = await startRedis(t);
+    const { site, mover, write, cut, assertSame } = await one(t, {
+      order: { intervalMs: 60_000 },
+      cache: createSiteCache(redis.client, { site: "primary", log: testLog }),
+    });
+    const say = async (): Promise<number> => {
+      const { frameBytes } = mover;
+      for (let block = 0; block < 400; block += 2) await write(block, numbered(1, 1, block));
+      await write(4_000, randomBytes(BLOCK));
+      await cut();
+      return mover.frameBytes - frameBytes;
+    };
+    assert.ok((await say()) > 200 * 100);
+    const restart = async (): Promise<void> => {
+      await site.loseProcessServer();
+      await site.startProcessServer();
+      await eventually(
+        "the group is live",
+        async () => (await site.processServer.groupState({ groupId: "group" })).state === "live",
+      );
+    };
+    await restart();
+    assert.ok((await say()) < 2 * BLOCK, "200 repeats are known");
+    await redis.stop();
+    await restart();
+    assert.ok((await say()) > 200 * 100, "nothing is known, so everything is shipped");
+    assertSame();
+  },
+);
 
 test("an idle group writes nothing, and its last point answers for now", { timeout: 60_000 }, async (t) => {
   const { mover, cut } = await one(t);
@@ -203,22 +237,29 @@ test("compressed at the process server or at the agent, the target gets the same
   assertSame();
 });
 
-test("while the WAN is down cuts go into the spool; full, the taps count on; afterwards everything arrives", { timeout: 120_000 }, async (t) => {
-  const { site, mover, write, state, cut, assertSame } = await one(t, { spoolBytesMax: 1 << 20 });
-  await mover.goAway();
-  await write(10, randomBytes(BLOCK));
-  await eventually("a cut waits in the spool", async () => (await site.processServer.groupState({ groupId: "group" })).spoolBytes > 0);
-  for (let block = 0; block < 1_000; block += 1) await write(block * 2, randomBytes(BLOCK));
-  await eventually("the spool is full", async () => (await state()) === "bitmap");
-  const { fault, spoolBytes } = await site.processServer.groupState({ groupId: "group" });
-  assert.equal(fault?.code, "SPOOL_FULL");
-  assert.ok(fault.hint !== undefined && spoolBytes <= 1 << 20);
-  for (let block = 0; block < 500; block += 1) await write(block * 5, randomBytes(BLOCK)); // The machine is not slowed down.
-  await mover.comeBack();
-  await cut(60_000);
-  assert.equal(await state(), "live");
-  assertSame();
-});
+test(
+  "while the WAN is down cuts go into the spool; full, the taps count on; afterwards everything arrives",
+  { timeout: 120_000 },
+  async (t) => {
+    const { site, mover, write, state, cut, assertSame } = await one(t, { spoolBytesMax: 1 << 20 });
+    await mover.goAway();
+    await write(10, randomBytes(BLOCK));
+    await eventually(
+      "a cut waits in the spool",
+      async () => (await site.processServer.groupState({ groupId: "group" })).spoolBytes > 0,
+    );
+    for (let block = 0; block < 1_000; block += 1) await write(block * 2, randomBytes(BLOCK));
+    await eventually("the spool is full", async () => (await state()) === "bitmap");
+    const { fault, spoolBytes } = await site.processServer.groupState({ groupId: "group" });
+    assert.equal(fault?.code, "SPOOL_FULL");
+    assert.ok(fault.hint !== undefined && spoolBytes <= 1 << 20);
+    for (let block = 0; block < 500; block += 1) await write(block * 5, randomBytes(BLOCK)); // The machine is not slowed down.
+    await mover.comeBack();
+    await cut(60_000);
+    assert.equal(await state(), "live");
+    assertSame();
+  },
+);
 
 test("a cycle bigger than the spool passes through it", { timeout: 60_000 }, async (t) => {
   const { write, cut, assertSame } = await one(t, { spoolBytesMax: 1 << 20, order: { intervalMs: 60_000 } });
@@ -227,79 +268,107 @@ test("a cycle bigger than the spool passes through it", { timeout: 60_000 }, asy
   assertSame();
 });
 
-test("a fenced group tracks on, ships nothing and says why, until control decides anew", { timeout: 60_000 }, async (t) => {
-  let fenced = false;
-  const { site, mover, write, state, put, cut, assertSame } = await one(t, {
-    commit: async () => {
-      if (fenced) throw new Fault("FENCED", 'The group failed over to site "secondary"', { hint: "Reprotect the group" });
-    },
-  });
-  fenced = true;
-  await write(7, numbered(1, 1, 7));
-  await eventually("the group is fenced", async () => (await state()) === "fenced");
-  const { fault } = await site.processServer.groupState({ groupId: "group" });
-  assert.match(fault?.message ?? "", /failed over to site "secondary"/);
-  await assert.rejects(cut(), { code: "FENCED" });
-  fenced = false;
-  const { opens, frameBytes } = mover;
-  await put({}); // A newer order of the same group epoch is no decision.
-  await site.loseProcessServer(); // It remembers.
-  await site.startProcessServer();
-  await write(8, numbered(1, 1, 8));
-  await new Promise((resolve) => setTimeout(resolve, 1_500));
-  assert.equal(await state(), "fenced");
-  assert.deepEqual([mover.opens, mover.frameBytes], [opens, frameBytes]);
-  await put({ groupEpoch: 2 });
-  await eventually("the group is live again", async () => (await state()) === "live");
-  await cut();
-  assertSame();
-});
+test(
+  "a fenced group tracks on, ships nothing and says why, until control decides anew",
+  { timeout: 60_000 },
+  async (t) => {
+    let fenced = false;
+    const { site, mover, write, state, put, cut, assertSame } = await one(t, {
+      commit: async () => {
+        if (fenced)
+          throw new Fault("FENCED", 'The group failed over to site "secondary"', { hint: "Reprotect the group" });
+      },
+    });
+    fenced = true;
+    await write(7, numbered(1, 1, 7));
+    await eventually("the group is fenced", async () => (await state()) === "fenced");
+    const { fault } = await site.processServer.groupState({ groupId: "group" });
+    assert.match(fault?.message ?? "", /failed over to site "secondary"/);
+    await assert.rejects(cut(), { code: "FENCED" });
+    fenced = false;
+    const { opens, frameBytes } = mover;
+    await put({}); // A newer order of the same group epoch is no decision.
+    await site.loseProcessServer(); // It remembers.
+    await site.startProcessServer();
+    await write(8, numbered(1, 1, 8));
+    await new Promise((resolve) => setTimeout(resolve, 1_500));
+    assert.equal(await state(), "fenced");
+    assert.deepEqual([mover.opens, mover.frameBytes], [opens, frameBytes]);
+    await put({ groupEpoch: 2 });
+    await eventually("the group is live again", async () => (await state()) === "live");
+    await cut();
+    assertSame();
+  },
+);
 
-test("paused tracks, stopped too, and active again ships what was written meanwhile", { timeout: 60_000 }, async (t) => {
-  const { mover, write, state, put, cut, assertSame } = await one(t);
-  for (const stop of ["paused", "stopped"] as const) {
-    await put({ state: stop });
-    await eventually(stop, async () => (await state()) === stop);
-    const { frameBytes } = mover;
-    await write(20, numbered(stop === "paused" ? 1 : 2, 1, 20));
-    await assert.rejects(cut(1_000), { code: "REFUSED" });
-    assert.equal(mover.frameBytes, frameBytes);
-  }
-  await put({ state: "active" });
-  await eventually("live", async () => (await state()) === "live");
-  await cut();
-  assertSame();
-});
+test(
+  "paused tracks, stopped too, and active again ships what was written meanwhile",
+  { timeout: 60_000 },
+  async (t) => {
+    const { mover, write, state, put, cut, assertSame } = await one(t);
+    for (const stop of ["paused", "stopped"] as const) {
+      await put({ state: stop });
+      await eventually(stop, async () => (await state()) === stop);
+      const { frameBytes } = mover;
+      await write(20, numbered(stop === "paused" ? 1 : 2, 1, 20));
+      await assert.rejects(cut(1_000), { code: "REFUSED" });
+      assert.equal(mover.frameBytes, frameBytes);
+    }
+    await put({ state: "active" });
+    await eventually("live", async () => (await state()) === "live");
+    await cut();
+    assertSame();
+  },
+);
 
-test("a target that lacks what it had acknowledged gets everything again, and no point before", { timeout: 60_000 }, async (t) => {
-  const { mover, write, cut, assertSame } = await one(t);
-  await write(3, numbered(1, 1, 3));
-  await cut();
-  mover.wipe();
-  mover.lose();
-  const { points } = mover;
-  await eventually("a new point", () => mover.points > points);
-  await cut();
-  assertSame();
-});
+test(
+  "a target that lacks what it had acknowledged gets everything again, and no point before",
+  { timeout: 60_000 },
+  async (t) => {
+    const { mover, write, cut, assertSame } = await one(t);
+    await write(3, numbered(1, 1, 3));
+    await cut();
+    mover.wipe();
+    mover.lose();
+    const { points } = mover;
+    await eventually("a new point", () => mover.points > points);
+    await cut();
+    assertSame();
+  },
+);
 
-test("a disk of another group, a missing image and a wrong one are refused with a reason", { timeout: 60_000 }, async (t) => {
-  const { site, machine } = await one(t);
-  const inspect = (source: string, groupId: string, name = "machine") => site.processServer.inspectDisks({ machine: name, sources: [source], groupId });
-  assert.deepEqual(await inspect(machine.sources[0]!, "group"), [{ source: machine.sources[0], sizeBytes: BLOCKS * BLOCK, sectorBytes: SECTOR }]);
-  await assert.rejects(inspect(machine.sources[0]!, "another"), { code: "DISK_ALREADY_PROTECTED" });
-  await assert.rejects(inspect("tap:/nowhere/disk.img", "another"), { code: "IMAGE_MISSING" });
-  await assert.rejects(inspect(`tap:${site.folder}`, "another"), { code: "IMAGE_INVALID" });
-  await assert.rejects(inspect("trace:/dev/sda", "another"), { code: "USAGE" });
-  await assert.rejects(inspect(machine.sources[0]!, "group", "nobody"), { code: "AGENT_UNREACHABLE" });
-});
+test(
+  "a disk of another group, a missing image and a wrong one are refused with a reason",
+  { timeout: 60_000 },
+  async (t) => {
+    const { site, machine } = await one(t);
+    const inspect = (source: string, groupId: string, name = "machine") =>
+      site.processServer.inspectDisks({ machine: name, sources: [source], groupId });
+    assert.deepEqual(await inspect(machine.sources[0]!, "group"), [
+      { source: machine.sources[0], sizeBytes: BLOCKS * BLOCK, sectorBytes: SECTOR },
+    ]);
+    await assert.rejects(inspect(machine.sources[0]!, "another"), { code: "DISK_ALREADY_PROTECTED" });
+    await assert.rejects(inspect("tap:/nowhere/disk.img", "another"), { code: "IMAGE_MISSING" });
+    await assert.rejects(inspect(`tap:${site.folder}`, "another"), { code: "IMAGE_INVALID" });
+    await assert.rejects(inspect("trace:/dev/sda", "another"), { code: "USAGE" });
+    await assert.rejects(inspect(machine.sources[0]!, "group", "nobody"), { code: "AGENT_UNREACHABLE" });
+  },
+);
 
 test("orders are obeyed only with control's signature, and only forwards", { timeout: 60_000 }, async (t) => {
   const { site, mover } = await one(t);
   const members = [{ machine: "machine", disks: [] }];
   const good = site.sign(testOrder("group", mover.port, members, { version: 1 }));
-  await assert.rejects(site.processServer.putOrder({ signed: { ...good, order: good.order.replace('"active"', '"stopped"') } }), { code: "PEER_REJECTED" });
-  await assert.rejects(site.processServer.putOrder({ signed: site.sign(testOrder("group", mover.port, members, { version: 9, sourceSite: "elsewhere" })) }), { code: "PEER_REJECTED" });
+  await assert.rejects(
+    site.processServer.putOrder({ signed: { ...good, order: good.order.replace('"active"', '"stopped"') } }),
+    { code: "PEER_REJECTED" },
+  );
+  await assert.rejects(
+    site.processServer.putOrder({
+      signed: site.sign(testOrder("group", mover.port, members, { version: 9, sourceSite: "elsewhere" })),
+    }),
+    { code: "PEER_REJECTED" },
+  );
   assert.deepEqual(await site.processServer.putOrder({ signed: good }), { version: 1 });
   const { disks, orderVersion } = await site.processServer.groupState({ groupId: "group" });
   assert.deepEqual([orderVersion, disks.length], [1, 1]);

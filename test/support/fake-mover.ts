@@ -167,7 +167,8 @@ export async function startFakeMover(options: FakeMoverOptions): Promise<FakeMov
     if (stream !== undefined) {
       const old = stream;
       stream = undefined;
-      for (const one of [old.peer, ...old.lanes]) if (one !== peer) one.close(new Fault("PEER_UNREACHABLE", "A newer stream was opened"));
+      for (const one of [old.peer, ...old.lanes])
+        if (one !== peer) one.close(new Fault("PEER_UNREACHABLE", "A newer stream was opened"));
     }
     epoch += 1;
     opens += 1;
@@ -192,12 +193,16 @@ export async function startFakeMover(options: FakeMoverOptions): Promise<FakeMov
     let disks = own.cycles.get(cycle);
     if (disks === undefined) {
       assert.ok(own.cycles.size < 2, `cycle ${cycle} begins while ${[...own.cycles.keys()].join(", ")} are open`);
-      assert.ok(cycle > (committedCycles.at(-1) ?? 0), `cycle ${cycle} begins after ${committedCycles.at(-1)} was committed`);
+      assert.ok(
+        cycle > (committedCycles.at(-1) ?? 0),
+        `cycle ${cycle} begins after ${committedCycles.at(-1)} was committed`,
+      );
       disks = new Map();
       own.cycles.set(cycle, disks);
     }
     let arrived = disks.get(diskId);
-    if (arrived === undefined) disks.set(diskId, (arrived = { records: 0, sweeps: [], deltas: [], changed: () => undefined }));
+    if (arrived === undefined)
+      disks.set(diskId, (arrived = { records: 0, sweeps: [], deltas: [], changed: () => undefined }));
     return arrived;
   }
 
@@ -214,8 +219,15 @@ export async function startFakeMover(options: FakeMoverOptions): Promise<FakeMov
         plain = record.codec === CODEC_ZSTD ? decompress(record.stored) : Buffer.from(record.stored);
         assert.equal(plain.length, record.blocks * BLOCK_SIZE);
         for (let at = 0, digest = 0; at < plain.length; at += PIECE_BYTES, digest += 16) {
-          const expected = createHash("sha256").update(plain.subarray(at, at + PIECE_BYTES)).digest().subarray(0, 16);
-          assert.deepEqual(Buffer.from(record.digests.subarray(digest, digest + 16)), expected, "the digest does not fit");
+          const expected = createHash("sha256")
+            .update(plain.subarray(at, at + PIECE_BYTES))
+            .digest()
+            .subarray(0, 16);
+          assert.deepEqual(
+            Buffer.from(record.digests.subarray(digest, digest + 16)),
+            expected,
+            "the digest does not fit",
+          );
         }
       }
       const piece = { block: record.block, blocks: record.blocks, plain };
@@ -258,7 +270,11 @@ export async function startFakeMover(options: FakeMoverOptions): Promise<FakeMov
     if (request.point && request.consistent && newestBarrier?.state !== state) {
       newestBarrier = { cycle, cutAtMs: request.cutAtMs, state };
       points += 1;
-      onPoint?.({ cycle, cutAtMs: request.cutAtMs, images: new Map([...images].map(([diskId, image]) => [diskId, Buffer.from(image)])) });
+      onPoint?.({
+        cycle,
+        cutAtMs: request.cutAtMs,
+        images: new Map([...images].map(([diskId, image]) => [diskId, Buffer.from(image)])),
+      });
     }
     own.cycles.delete(cycle);
     if ((committedCycles.at(-1) ?? 0) < cycle) committedCycles.push(cycle);

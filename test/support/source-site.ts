@@ -36,7 +36,11 @@ export interface SourceSite {
   startProcessServer(): Promise<void>;
   /** As lost as it can be in one process: nothing of it answers any more, its memory is gone. */
   loseProcessServer(): Promise<void>;
-  addMachine(name: string, disks: readonly { readonly diskId: string; readonly image: Buffer }[], options?: { readonly threads?: boolean }): Promise<Machine>;
+  addMachine(
+    name: string,
+    disks: readonly { readonly diskId: string; readonly image: Buffer }[],
+    options?: { readonly threads?: boolean },
+  ): Promise<Machine>;
   sign(order: ReplicationOrder): SignedOrder;
   close(): Promise<void>;
 }
@@ -103,7 +107,15 @@ export async function startSourceSite(options: SiteOptions = {}): Promise<Source
       await lost?.close();
     },
     async addMachine(name, disks, { threads = false } = {}) {
-      const { machine, close } = await startMachine({ name, disks, folder, authority, port: () => port, threads, frozenBytesMax: options.frozenBytesMax });
+      const { machine, close } = await startMachine({
+        name,
+        disks,
+        folder,
+        authority,
+        port: () => port,
+        threads,
+        frozenBytesMax: options.frozenBytesMax,
+      });
       cleanups.push(close);
       return machine;
     },
@@ -141,7 +153,13 @@ async function startMachine(options: {
   const files = await authority.credentials(identity);
   for (const [file, text] of Object.entries(files)) writeFileSync(join(home, `${file}.pem`), text);
   const link: Link = await authority.link("primary", "agent", name);
-  const config = { site: "primary", name, stateDir: home, identity: { certFile: join(home, "cert.pem"), keyFile: join(home, "key.pem"), caFile: join(home, "ca.pem") }, processServers: [] };
+  const config = {
+    site: "primary",
+    name,
+    stateDir: home,
+    identity: { certFile: join(home, "cert.pem"), keyFile: join(home, "key.pem"), caFile: join(home, "ca.pem") },
+    processServers: [],
+  };
   let agent: Agent | undefined;
   let tap: ChildProcess | undefined;
   let ended = false;
@@ -162,12 +180,18 @@ async function startMachine(options: {
         connectTap,
         spawnTap(tapConfig) {
           const file = join(home, "tap.json");
-          writeFileSync(file, JSON.stringify({ ...tapConfig, frozenBytesMax: options.frozenBytesMax, logFile: join(home, "tap.log") }));
-          const child = spawn(process.execPath, [main("tap").pathname, "--config", file], { stdio: ["ignore", "ignore", "inherit"] });
+          writeFileSync(
+            file,
+            JSON.stringify({ ...tapConfig, frozenBytesMax: options.frozenBytesMax, logFile: join(home, "tap.log") }),
+          );
+          const child = spawn(process.execPath, [main("tap").pathname, "--config", file], {
+            stdio: ["ignore", "ignore", "inherit"],
+          });
           tap = child;
           return { ended: once(child, "exit").then(([code, signal]) => String(signal ?? code)) };
         },
-        startLane: (target) => (threads ? startLaneThread(main("agent-lane"), config, target) : openSweepLane({ link, ...target })),
+        startLane: (target) =>
+          threads ? startLaneThread(main("agent-lane"), config, target) : openSweepLane({ link, ...target }),
         laneCount: 2,
         reportMs: 300,
         clock: systemClock,
@@ -185,7 +209,12 @@ async function startMachine(options: {
       child.kill("SIGKILL");
       await once(child, "exit");
     },
-    attach: () => Promise.all(options.disks.map(async ({ diskId, image }) => attachDisk(diskId, join(home, "disks.json"), image.length / SECTOR))),
+    attach: () =>
+      Promise.all(
+        options.disks.map(async ({ diskId, image }) =>
+          attachDisk(diskId, join(home, "disks.json"), image.length / SECTOR),
+        ),
+      ),
   };
 
   return {
@@ -201,7 +230,8 @@ async function startMachine(options: {
   async function attachDisk(diskId: string, bookFile: string, sectors: number): Promise<HistoryDisk> {
     let connection: Promise<NbdClient> | undefined;
     const connect = async (): Promise<NbdClient> => {
-      const disks = (JSON.parse(readFileSync(bookFile, "utf8")) as { disks: { diskId: string; socket: string }[] }).disks;
+      const disks = (JSON.parse(readFileSync(bookFile, "utf8")) as { disks: { diskId: string; socket: string }[] })
+        .disks;
       const client = await connectNbd({ path: disks.find((disk) => disk.diskId === diskId)!.socket }, diskId);
       attached.push(client);
       return client;
@@ -213,7 +243,16 @@ async function startMachine(options: {
           return await action(await connection);
         } catch (error) {
           const code = (error as NodeJS.ErrnoException).code;
-          if (ended || !(error instanceof ConnectionLost || code === "ECONNREFUSED" || code === "ENOENT" || error instanceof TypeError)) throw error;
+          if (
+            ended ||
+            !(
+              error instanceof ConnectionLost ||
+              code === "ECONNREFUSED" ||
+              code === "ENOENT" ||
+              error instanceof TypeError
+            )
+          )
+            throw error;
           connection = undefined;
           await new Promise((resolve) => setTimeout(resolve, 5));
         }
@@ -230,7 +269,12 @@ async function startMachine(options: {
   }
 }
 
-export function testOrder(groupId: string, target: number, members: ReplicationOrder["members"], more: Partial<ReplicationOrder> = {}): ReplicationOrder {
+export function testOrder(
+  groupId: string,
+  target: number,
+  members: ReplicationOrder["members"],
+  more: Partial<ReplicationOrder> = {},
+): ReplicationOrder {
   return {
     groupId,
     groupName: groupId,
@@ -248,7 +292,11 @@ export function testOrder(groupId: string, target: number, members: ReplicationO
 }
 
 /** Settles once `probe` is true. */
-export async function eventually(what: string, probe: () => boolean | Promise<boolean>, timeoutMs = 20_000): Promise<void> {
+export async function eventually(
+  what: string,
+  probe: () => boolean | Promise<boolean>,
+  timeoutMs = 20_000,
+): Promise<void> {
   const deadline = Date.now() + timeoutMs;
   while (!(await probe())) {
     if (Date.now() > deadline) throw new Error(`Not within ${timeoutMs} ms: ${what}`);
