@@ -29,14 +29,22 @@ const scenes: Readonly<Record<string, (group: TestGroup) => Promise<void>>> = {
     await group.ended("f1");
   },
   "failover-undone": async (group) => {
-    group.sites.fail({ method: "masterTarget.openExport", at: 1, times: 1, when: "before", fault: new Fault("KEY_MISSING", "No key") });
+    group.sites.fail({
+      method: "masterTarget.openExport",
+      at: 1,
+      times: 1,
+      when: "before",
+      fault: new Fault("KEY_MISSING", "No key"),
+    });
     await group.update("failover", { ...LOST, sourceLost: false });
     await group.ended("f1");
     await group.until("replicating", (state) => state.health.length === 0 && state.progress?.state === "live");
   },
   "test-failover": async (group) => {
     await group.update("testFailoverStart", { operationId: "t1", point: "latest", leaseMs: 600_000 });
-    await group.until("up", (state) => state.operations.some((one) => one.steps.some((step) => step.name === "lease" && step.state === "running")));
+    await group.until("up", (state) =>
+      state.operations.some((one) => one.steps.some((step) => step.name === "lease" && step.state === "running")),
+    );
     await group.update("testFailoverCleanup", { operationId: "c1", testOperationId: "t1", force: false });
     await group.ended("t1");
   },
@@ -62,7 +70,12 @@ try {
 
 /** The group and everything it started. A file says which workflow it was: replayed under another id it would fail misleadingly. */
 async function record({ temporal }: Harness, group: TestGroup, name: string): Promise<void> {
-  const ids = [`group/${group.groupId}`, ...["sync/protect-" + group.groupId, "failover/f1", "failover/f1/janitor", "test/t1", "test/t1/janitor"].map((rest) => `group/${group.groupId}/${rest}`)];
+  const ids = [
+    `group/${group.groupId}`,
+    ...["sync/protect-" + group.groupId, "failover/f1", "failover/f1/janitor", "test/t1", "test/t1/janitor"].map(
+      (rest) => `group/${group.groupId}/${rest}`,
+    ),
+  ];
   for (const workflowId of ids) {
     const handle = temporal.client.workflow.getHandle(workflowId);
     let history;
@@ -71,7 +84,11 @@ async function record({ temporal }: Harness, group: TestGroup, name: string): Pr
     } catch {
       continue; // This scene has no such workflow.
     }
-    const part = workflowId.split("/").slice(2).filter((word) => !/^(protect-|f1|t1)/.test(word)).join("-");
+    const part = workflowId
+      .split("/")
+      .slice(2)
+      .filter((word) => !/^(protect-|f1|t1)/.test(word))
+      .join("-");
     const file = path.join(folder, `${name}${part === "" ? "" : `-${part}`}.json`);
     const events = JSON.parse(historyToJSON(history)) as unknown;
     await writeFile(file, `${JSON.stringify({ workflowId, history: events }, neutral)}\n`);

@@ -15,15 +15,31 @@ import type { DiskReport, GroupProgress, RecoveryPoint, ReplicationOrder } from 
 export interface Activities {
   // Protection
   /** Sizes of a machine's disks, as its agent sees them. */
-  inspectDisks(input: { readonly site: string; readonly groupId: string; readonly machine: string; readonly sources: readonly string[] }): Promise<readonly InspectedDisk[]>;
+  inspectDisks(input: {
+    readonly site: string;
+    readonly groupId: string;
+    readonly machine: string;
+    readonly sources: readonly string[];
+  }): Promise<readonly InspectedDisk[]>;
   probeStore(input: { readonly site: string }): Promise<{ readonly storeId: string; readonly endpoint: string }>;
   prepareGroup(input: PrepareInput): Promise<PreparedGroup>;
   /** Signed and sent by control, now or when the process server connects (`delivered` says which). */
-  putOrder(input: { readonly order: ReplicationOrder }): Promise<{ readonly version: number; readonly delivered: boolean }>;
+  putOrder(input: {
+    readonly order: ReplicationOrder;
+  }): Promise<{ readonly version: number; readonly delivered: boolean }>;
   /** Waits until the source's agents serve every disk. AGENT_UNREACHABLE names those that are missing at the end. */
-  awaitTaps(input: { readonly site: string; readonly groupId: string; readonly diskIds: readonly string[]; readonly timeoutMs: number }): Promise<readonly DiskReport[]>;
+  awaitTaps(input: {
+    readonly site: string;
+    readonly groupId: string;
+    readonly diskIds: readonly string[];
+    readonly timeoutMs: number;
+  }): Promise<readonly DiskReport[]>;
   /** Is the source's process server reachable? Never a fault: `fault` says why not. */
-  sourceState(input: { readonly site: string; readonly groupId: string; readonly timeoutMs: number }): Promise<{ readonly reachable: boolean; readonly fault?: FaultJson }>;
+  sourceState(input: {
+    readonly site: string;
+    readonly groupId: string;
+    readonly timeoutMs: number;
+  }): Promise<{ readonly reachable: boolean; readonly fault?: FaultJson }>;
   releaseGroup(input: { readonly site: string; readonly groupId: string; readonly operationId: string }): Promise<void>;
 
   // Watching
@@ -31,30 +47,71 @@ export interface Activities {
   watchReplica(input: WatchReplicaInput): Promise<WatchReplicaResult>;
 
   // Points
-  cutNow(input: { readonly site: string; readonly groupId: string; readonly operationId: string; readonly timeoutMs: number }): Promise<{ readonly barrier: number; readonly cutAtMs: number }>;
-  bookmark(input: { readonly site: string; readonly groupId: string; readonly operationId: string; readonly barrier: number; readonly name: string }): Promise<RecoveryPoint>;
+  cutNow(input: {
+    readonly site: string;
+    readonly groupId: string;
+    readonly operationId: string;
+    readonly timeoutMs: number;
+  }): Promise<{ readonly barrier: number; readonly cutAtMs: number }>;
+  bookmark(input: {
+    readonly site: string;
+    readonly groupId: string;
+    readonly operationId: string;
+    readonly barrier: number;
+    readonly name: string;
+  }): Promise<RecoveryPoint>;
   /** The point that a selector means now. POINT_NOT_FOUND, NO_POINT, USAGE. */
-  choosePoint(input: { readonly site: string; readonly groupId: string; readonly selector: string }): Promise<RecoveryPoint>;
+  choosePoint(input: {
+    readonly site: string;
+    readonly groupId: string;
+    readonly selector: string;
+  }): Promise<RecoveryPoint>;
 
   // Recovery
-  fence(input: { readonly site: string; readonly groupId: string; readonly operationId: string; readonly activeSite: string }): Promise<FenceResult>;
-  openExport(input: { readonly site: string; readonly groupId: string; readonly operationId: string; readonly point: string; readonly mode: ExportMode }): Promise<ExportStatus>;
+  fence(input: {
+    readonly site: string;
+    readonly groupId: string;
+    readonly operationId: string;
+    readonly activeSite: string;
+  }): Promise<FenceResult>;
+  openExport(input: {
+    readonly site: string;
+    readonly groupId: string;
+    readonly operationId: string;
+    readonly point: string;
+    readonly mode: ExportMode;
+  }): Promise<ExportStatus>;
   createMachine(input: CreateMachineInput): Promise<Machine>;
   startMachine(input: { readonly site: string; readonly machineId: string }): Promise<Machine>;
   destroyMachine(input: { readonly site: string; readonly machineId: string }): Promise<void>;
   /** Waits until the machine runs and, where it publishes ports, answers on one. Never a fault for not answering. */
-  awaitReady(input: { readonly site: string; readonly machineId: string; readonly timeoutMs: number }): Promise<{ readonly ready: boolean; readonly running: boolean; readonly detail: string }>;
+  awaitReady(input: {
+    readonly site: string;
+    readonly machineId: string;
+    readonly timeoutMs: number;
+  }): Promise<{ readonly ready: boolean; readonly running: boolean; readonly detail: string }>;
   /** Machines of those names as a site's hypervisor knows them; `unknown`: it has none. */
   findMachines(input: { readonly site: string; readonly names: readonly string[] }): Promise<readonly FoundMachine[]>;
   /** Ask the guests to shut down, beside each other. Those that still run after `timeoutMs` are named, not powered off. */
-  shutdownMachines(input: { readonly site: string; readonly machineIds: readonly string[]; readonly timeoutMs: number }): Promise<{ readonly stillRunning: readonly string[] }>;
+  shutdownMachines(input: {
+    readonly site: string;
+    readonly machineIds: readonly string[];
+    readonly timeoutMs: number;
+  }): Promise<{ readonly stillRunning: readonly string[] }>;
   startMachines(input: { readonly site: string; readonly machineIds: readonly string[] }): Promise<void>;
   /** Everything that an operation made at a site: its machines destroyed, its export closed. */
-  removeOperation(input: { readonly site: string; readonly operationId: string; readonly discard: boolean }): Promise<{ readonly machines: number }>;
+  removeOperation(input: {
+    readonly site: string;
+    readonly operationId: string;
+    readonly discard: boolean;
+  }): Promise<{ readonly machines: number }>;
 
   // Workflows
   /** Waits until that run is closed, or an hour. */
-  awaitWorkflowEnd(input: { readonly workflowId: string; readonly runId: string }): Promise<{ readonly closed: boolean }>;
+  awaitWorkflowEnd(input: {
+    readonly workflowId: string;
+    readonly runId: string;
+  }): Promise<{ readonly closed: boolean }>;
 }
 
 export interface InspectedDisk {

@@ -15,7 +15,12 @@ export interface ActivityDependencies {
   readonly masterTarget: (site: string) => MasterTarget;
   readonly processServer: (site: string) => ProcessServer;
   readonly hypervisor: (site: string) => Hypervisor;
-  readonly orders: { readonly put: (groupId: string, order: ReplicationOrder) => Promise<{ readonly version: number; readonly delivered: boolean }> };
+  readonly orders: {
+    readonly put: (
+      groupId: string,
+      order: ReplicationOrder,
+    ) => Promise<{ readonly version: number; readonly delivered: boolean }>;
+  };
   readonly workflows: { readonly isOpen: (workflowId: string, runId: string) => Promise<boolean> };
   /** Does something answer behind a published port of a replica machine? */
   readonly answers: (hostPort: number) => Promise<boolean>;
@@ -25,20 +30,32 @@ export interface ActivityDependencies {
 export function createActivities(dependencies: ActivityDependencies): Activities {
   const { masterTarget, processServer, hypervisor, orders, workflows, answers, clock } = dependencies;
   return {
-    inspectDisks: beating(async ({ site, groupId, machine, sources }) => await processServer(site).inspectDisks({ groupId, machine, sources })),
+    inspectDisks: beating(
+      async ({ site, groupId, machine, sources }) =>
+        await processServer(site).inspectDisks({ groupId, machine, sources }),
+    ),
     probeStore: beating(async ({ site }) => await masterTarget(site).probeStore({})),
     prepareGroup: beating(async ({ site, ...input }) => await masterTarget(site).prepareGroup(input)),
     putOrder: beating(async ({ order }) => await orders.put(order.groupId, order)),
     awaitTaps: beating(async (input) => await awaitTaps(processServer(input.site), clock, input)),
-    sourceState: beating(async ({ site, groupId, timeoutMs }) => await sourceState(processServer(site), clock, groupId, timeoutMs)),
-    releaseGroup: beating(async ({ site, groupId, operationId }) => await absentIsFine(masterTarget(site).releaseGroup({ groupId, operationId }))),
+    sourceState: beating(
+      async ({ site, groupId, timeoutMs }) => await sourceState(processServer(site), clock, groupId, timeoutMs),
+    ),
+    releaseGroup: beating(
+      async ({ site, groupId, operationId }) =>
+        await absentIsFine(masterTarget(site).releaseGroup({ groupId, operationId })),
+    ),
 
     watchGroup: translating(async (input) => await watchGroup(masterTarget(input.site), clock, input)),
-    watchReplica: translating(async (input) => await watchReplica(masterTarget(input.site), hypervisor(input.site), clock, input)),
+    watchReplica: translating(
+      async (input) => await watchReplica(masterTarget(input.site), hypervisor(input.site), clock, input),
+    ),
 
     cutNow: beating(async ({ site, ...input }) => await processServer(site).cutNow(input)),
     bookmark: beating(async ({ site, ...input }) => await masterTarget(site).bookmark(input)),
-    choosePoint: beating(async ({ site, groupId, selector }) => await choosePoint(masterTarget(site), groupId, selector)),
+    choosePoint: beating(
+      async ({ site, groupId, selector }) => await choosePoint(masterTarget(site), groupId, selector),
+    ),
 
     fence: beating(async ({ site, ...input }) => await masterTarget(site).fence(input)),
     openExport: beating(async ({ site, ...input }) => await masterTarget(site).openExport(input)),
@@ -51,15 +68,24 @@ export function createActivities(dependencies: ActivityDependencies): Activities
     startMachines: beating(async ({ site, machineIds }) => {
       for (const machineId of machineIds) await hypervisor(site).start(machineId);
     }),
-    removeOperation: beating(async (input) => await removeOperation(masterTarget(input.site), hypervisor(input.site), input)),
+    removeOperation: beating(
+      async (input) => await removeOperation(masterTarget(input.site), hypervisor(input.site), input),
+    ),
 
     awaitWorkflowEnd: beating(async (input) => await awaitWorkflowEnd(workflows.isOpen, clock, input)),
   };
 }
 
-async function sourceState(processServer: ProcessServer, clock: Clock, groupId: string, timeoutMs: number): ReturnType<Activities["sourceState"]> {
+async function sourceState(
+  processServer: ProcessServer,
+  clock: Clock,
+  groupId: string,
+  timeoutMs: number,
+): ReturnType<Activities["sourceState"]> {
   const bound = new AbortController();
-  const late = clock.sleep(timeoutMs, bound.signal).then(() => new Fault("TIMED_OUT", `The process server did not answer within ${timeoutMs / 1_000} s`));
+  const late = clock
+    .sleep(timeoutMs, bound.signal)
+    .then(() => new Fault("TIMED_OUT", `The process server did not answer within ${timeoutMs / 1_000} s`));
   // Aborted below: nobody waits for it any more.
   late.catch(() => undefined);
   try {
@@ -68,7 +94,8 @@ async function sourceState(processServer: ProcessServer, clock: Clock, groupId: 
   } catch (error) {
     if (!isFault(error)) throw error;
     // It answered, so it is there: what it says about the group is another matter.
-    const reachable = error.code !== "PEER_UNREACHABLE" && error.code !== "TIMED_OUT" && error.code !== "SOURCE_UNREACHABLE";
+    const reachable =
+      error.code !== "PEER_UNREACHABLE" && error.code !== "TIMED_OUT" && error.code !== "SOURCE_UNREACHABLE";
     return { reachable, fault: error.toJSON() };
   } finally {
     bound.abort();
@@ -80,7 +107,11 @@ async function choosePoint(masterTarget: MasterTarget, groupId: string, selector
 }
 
 /** Machines first: an export is not closed under a machine that runs on it. */
-async function removeOperation(masterTarget: MasterTarget, hypervisor: Hypervisor, input: Parameters<Activities["removeOperation"]>[0]): Promise<{ readonly machines: number }> {
+async function removeOperation(
+  masterTarget: MasterTarget,
+  hypervisor: Hypervisor,
+  input: Parameters<Activities["removeOperation"]>[0],
+): Promise<{ readonly machines: number }> {
   const machines = await hypervisor.list({ operationId: input.operationId });
   for (const machine of machines) await absentIsFine(hypervisor.destroy(machine.id));
   await absentIsFine(masterTarget.closeExport({ operationId: input.operationId, discard: input.discard }));

@@ -14,14 +14,23 @@ const CLOSED_WAIT_MS = 3_600_000;
 /** A machine that has been running for this long without a port to ask counts as started. */
 const SETTLED_MS = 1_000;
 
-export async function awaitTaps(processServer: ProcessServer, clock: Clock, input: Parameters<Activities["awaitTaps"]>[0]): Promise<readonly DiskReport[]> {
+export async function awaitTaps(
+  processServer: ProcessServer,
+  clock: Clock,
+  input: Parameters<Activities["awaitTaps"]>[0],
+): Promise<readonly DiskReport[]> {
   const end = clock.monotonic() + input.timeoutMs;
   let missing: readonly string[] = input.diskIds;
   let last: Fault | undefined;
   for (;;) {
     try {
       const state = await processServer.groupState({ groupId: input.groupId });
-      if (state.fault !== undefined && state.state === "failed") last = new Fault("SOURCE_UNREACHABLE", `${state.fault.code}: ${state.fault.message}`, state.fault.hint === undefined ? {} : { hint: state.fault.hint });
+      if (state.fault !== undefined && state.state === "failed")
+        last = new Fault(
+          "SOURCE_UNREACHABLE",
+          `${state.fault.code}: ${state.fault.message}`,
+          state.fault.hint === undefined ? {} : { hint: state.fault.hint },
+        );
       const serving = state.disks.filter((disk) => disk.tapUrl !== undefined && disk.tapUrl !== "");
       missing = input.diskIds.filter((diskId) => !serving.some((disk) => disk.diskId === diskId));
       if (missing.length === 0) return serving.filter((disk) => input.diskIds.includes(disk.diskId));
@@ -31,10 +40,14 @@ export async function awaitTaps(processServer: ProcessServer, clock: Clock, inpu
       last = error;
     }
     if (clock.monotonic() >= end) {
-      throw new Fault("AGENT_UNREACHABLE", `No tap serves ${missing.map((id) => `"${id}"`).join(", ")}, expected one for each disk within ${Math.round(input.timeoutMs / 1_000)} s${last === undefined ? "" : ` (${last.code}: ${last.message})`}`, {
-        hint: "Start the agent on that machine, and the process server of its site, then protect again",
-        ...(last === undefined ? {} : { cause: last }),
-      });
+      throw new Fault(
+        "AGENT_UNREACHABLE",
+        `No tap serves ${missing.map((id) => `"${id}"`).join(", ")}, expected one for each disk within ${Math.round(input.timeoutMs / 1_000)} s${last === undefined ? "" : ` (${last.code}: ${last.message})`}`,
+        {
+          hint: "Start the agent on that machine, and the process server of its site, then protect again",
+          ...(last === undefined ? {} : { cause: last }),
+        },
+      );
     }
     await pause(clock, POLL_MS);
   }
@@ -53,13 +66,20 @@ export async function awaitReady(
     const running = machine?.power === "running";
     if (running && machine !== undefined) {
       for (const { hostPort, guestPort } of machine.forwards) {
-        if (await answers(hostPort)) return { ready: true, running, detail: `port ${guestPort} answers at 127.0.0.1:${hostPort}` };
+        if (await answers(hostPort))
+          return { ready: true, running, detail: `port ${guestPort} answers at 127.0.0.1:${hostPort}` };
       }
-      if (machine.forwards.length === 0 && clock.monotonic() - begun >= SETTLED_MS) return { ready: true, running, detail: "runs; it publishes no port to ask" };
+      if (machine.forwards.length === 0 && clock.monotonic() - begun >= SETTLED_MS)
+        return { ready: true, running, detail: "runs; it publishes no port to ask" };
     } else if (machine !== undefined && machine.startedAtMs !== undefined) {
-      return { ready: false, running: false, detail: `powered off by itself; its console ends with "${machine.consoleTail.slice(-200)}"` };
+      return {
+        ready: false,
+        running: false,
+        detail: `powered off by itself; its console ends with "${machine.consoleTail.slice(-200)}"`,
+      };
     }
-    if (clock.monotonic() >= end) return { ready: false, running, detail: running ? "runs, but no published port answers yet" : "is not running" };
+    if (clock.monotonic() >= end)
+      return { ready: false, running, detail: running ? "runs, but no published port answers yet" : "is not running" };
     await pause(clock, READY_POLL_MS);
   }
 }
@@ -73,7 +93,10 @@ export async function findMachines(hypervisor: Hypervisor, names: readonly strin
   });
 }
 
-export async function shutdownMachines(hypervisor: Hypervisor, input: Parameters<Activities["shutdownMachines"]>[0]): Promise<{ readonly stillRunning: readonly string[] }> {
+export async function shutdownMachines(
+  hypervisor: Hypervisor,
+  input: Parameters<Activities["shutdownMachines"]>[0],
+): Promise<{ readonly stillRunning: readonly string[] }> {
   const stillRunning = await Promise.all(
     input.machineIds.map(async (machineId) => {
       try {
@@ -88,7 +111,11 @@ export async function shutdownMachines(hypervisor: Hypervisor, input: Parameters
   return { stillRunning: stillRunning.filter((machineId) => machineId !== undefined) };
 }
 
-export async function awaitWorkflowEnd(isOpen: (workflowId: string, runId: string) => Promise<boolean>, clock: Clock, input: { readonly workflowId: string; readonly runId: string }): Promise<{ readonly closed: boolean }> {
+export async function awaitWorkflowEnd(
+  isOpen: (workflowId: string, runId: string) => Promise<boolean>,
+  clock: Clock,
+  input: { readonly workflowId: string; readonly runId: string },
+): Promise<{ readonly closed: boolean }> {
   const end = clock.monotonic() + CLOSED_WAIT_MS;
   while (clock.monotonic() < end) {
     if (!(await isOpen(input.workflowId, input.runId))) return { closed: true };

@@ -47,7 +47,11 @@ export async function watchGroup(masterTarget: MasterTarget, clock: Clock, input
     const left = end - clock.monotonic();
     if (left <= 0) return result("window");
     try {
-      const poll = masterTarget.observeGroup({ groupId: input.groupId, cursor, waitMs: Math.min(POLL_MS, Math.max(0, Math.round(left))) });
+      const poll = masterTarget.observeGroup({
+        groupId: input.groupId,
+        cursor,
+        waitMs: Math.min(POLL_MS, Math.max(0, Math.round(left))),
+      });
       const { cursor: next, ...seen } = await answered(poll, clock);
       cursor = next;
       progress = seen;
@@ -65,7 +69,13 @@ export async function watchGroup(masterTarget: MasterTarget, clock: Clock, input
     firstBarrier ??= progress.barrier;
     const lagMs = progress.currentAsOfMs === 0 ? 0 : Math.max(0, clock.now() - progress.currentAsOfMs);
     lagMsMax = Math.max(lagMsMax, lagMs);
-    context.heartbeat({ barrier: progress.barrier, state: progress.state, connected: progress.connected, lagMs, syncRemainingBytes: remaining(progress) });
+    context.heartbeat({
+      barrier: progress.barrier,
+      state: progress.state,
+      connected: progress.connected,
+      lagMs,
+      syncRemainingBytes: remaining(progress),
+    });
     if (input.until === "point" && isSeeded(progress)) return result("point");
     if (differs(input.known, progress, lagMs > input.rpoThresholdMs)) return result("changed");
   }
@@ -81,18 +91,33 @@ function remaining(progress: GroupProgress): number {
 }
 
 function differs(known: WatchedFacts, seen: GroupProgress, rpoBreached: boolean): boolean {
-  return known.state !== seen.state || known.connected !== seen.connected || known.faultCode !== (seen.fault?.code ?? "") || known.rpoBreached !== rpoBreached;
+  return (
+    known.state !== seen.state ||
+    known.connected !== seen.connected ||
+    known.faultCode !== (seen.fault?.code ?? "") ||
+    known.rpoBreached !== rpoBreached
+  );
 }
 
 /** What the replica machines wrote, and whether they run. Reopening what is lost is the workflow's. */
-export async function watchReplica(masterTarget: MasterTarget, hypervisor: Hypervisor, clock: Clock, input: WatchReplicaInput): Promise<WatchReplicaResult> {
+export async function watchReplica(
+  masterTarget: MasterTarget,
+  hypervisor: Hypervisor,
+  clock: Clock,
+  input: WatchReplicaInput,
+): Promise<WatchReplicaResult> {
   const context = Context.current();
   const end = clock.monotonic() + input.windowMs;
   let { uncommittedSinceMs, writtenBytes, barrier } = input;
   let status: ExportStatus | undefined;
   let machinesOff = input.known.machinesOff;
   let failures = 0;
-  const result = (fault?: Fault): WatchReplicaResult => ({ ...(status === undefined ? {} : { export: status }), machinesOff, uncommittedSinceMs, ...(fault === undefined ? {} : { fault: fault.toJSON() }) });
+  const result = (fault?: Fault): WatchReplicaResult => ({
+    ...(status === undefined ? {} : { export: status }),
+    machinesOff,
+    uncommittedSinceMs,
+    ...(fault === undefined ? {} : { fault: fault.toJSON() }),
+  });
   for (;;) {
     try {
       status = await answered(masterTarget.exportStatus({ operationId: input.operationId }), clock);
@@ -136,7 +161,9 @@ async function answered<T>(answer: Promise<T>, clock: Clock): Promise<T> {
   const done = new AbortController();
   const late = clock.sleep(ANSWER_MS, done.signal).then(
     () => {
-      throw new Fault("TIMED_OUT", `The master target did not answer within ${ANSWER_MS / 1_000} s`, { hint: "Look at the master target's log" });
+      throw new Fault("TIMED_OUT", `The master target did not answer within ${ANSWER_MS / 1_000} s`, {
+        hint: "Look at the master target's log",
+      });
     },
     () => new Promise<never>(() => {}), // Aborted: the answer came first.
   );

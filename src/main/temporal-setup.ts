@@ -21,7 +21,11 @@ export async function setUpTemporal(connection: NativeConnection, namespace: str
     const known = customAttributes?.[name];
     if (known === undefined || known === null) missing[name] = TYPE_NUMBERS[type];
     else if (known !== TYPE_NUMBERS[type]) {
-      throw new Fault("CONFIG_INVALID", `Search attribute "${name}" of namespace "${namespace}" has type ${known}, expected ${type}`, { hint: "Remove it with the temporal CLI, or use another namespace" });
+      throw new Fault(
+        "CONFIG_INVALID",
+        `Search attribute "${name}" of namespace "${namespace}" has type ${known}, expected ${type}`,
+        { hint: "Remove it with the temporal CLI, or use another namespace" },
+      );
     }
   }
   if (Object.keys(missing).length === 0) return;

@@ -59,8 +59,18 @@ export async function startWorkers(options: FleetOptions): Promise<Fleet> {
       reuseV8Context: true,
     }),
     ...sites.flatMap((site) => [
-      Worker.create({ ...common, taskQueue: moverQueue(site), maxConcurrentActivityTaskExecutions: MOVER_SLOTS, maxConcurrentActivityTaskPolls: 1 }),
-      Worker.create({ ...common, taskQueue: targetQueue(site), maxConcurrentActivityTaskExecutions: TARGET_SLOTS, maxConcurrentActivityTaskPolls: 2 }),
+      Worker.create({
+        ...common,
+        taskQueue: moverQueue(site),
+        maxConcurrentActivityTaskExecutions: MOVER_SLOTS,
+        maxConcurrentActivityTaskPolls: 1,
+      }),
+      Worker.create({
+        ...common,
+        taskQueue: targetQueue(site),
+        maxConcurrentActivityTaskExecutions: TARGET_SLOTS,
+        maxConcurrentActivityTaskPolls: 2,
+      }),
     ]),
   ]);
   const stop = (): void => {

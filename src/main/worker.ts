@@ -15,7 +15,13 @@ import { keepDialled, type KeptLink } from "../adapters/link/keep-dialled.ts";
 import { createLink } from "../adapters/link/tls-link.ts";
 import { createLog } from "../adapters/log/pino-log.ts";
 import { systemRandom } from "../adapters/random/system-random.ts";
-import { controlUnreachable, hypervisorProxy, masterTargetProxy, processServerProxy, relayCall } from "../adapters/relay/proxy.ts";
+import {
+  controlUnreachable,
+  hypervisorProxy,
+  masterTargetProxy,
+  processServerProxy,
+  relayCall,
+} from "../adapters/relay/proxy.ts";
 import { setUpTemporal } from "./temporal-setup.ts";
 import { startWorkers } from "./worker-fleet.ts";
 import { cachedWorkflowBundle } from "./workflow-bundle.ts";
@@ -46,7 +52,10 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
   const logging = { filter: makeTelemetryFilterString({ core: "ERROR" }), forward: {} };
   Runtime.install({ shutdownSignals: [], logger: temporalLogger(log), telemetryOptions: { logging } });
   // Beside each other: bundling may take seconds, and so may Temporal's own start.
-  const [bundle, connection] = await Promise.all([cachedWorkflowBundle(join(config.stateDir, "bundles"), log), connectTemporal(config, stop, log)]);
+  const [bundle, connection] = await Promise.all([
+    cachedWorkflowBundle(join(config.stateDir, "bundles"), log),
+    connectTemporal(config, stop, log),
+  ]);
   if (connection === undefined) return;
   const control = dialControl(config, log);
   try {
@@ -58,7 +67,10 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
       orders: {
         put: async (groupId, order) => {
           const params = { groupId, order: order as unknown as JsonObject }; // An order is plain JSON.
-          return (await connected(control).call("orders.put", params, { timeoutMs: ORDER_MS })) as unknown as { readonly version: number; readonly delivered: boolean };
+          return (await connected(control).call("orders.put", params, { timeoutMs: ORDER_MS })) as unknown as {
+            readonly version: number;
+            readonly delivered: boolean;
+          };
         },
       },
       workflows: { isOpen: async (workflowId, runId) => await isOpen(client, workflowId, runId) },
@@ -73,7 +85,11 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
       activities,
       identity: `${config.name}@${config.site}/${process.pid}`,
     });
-    log.info("Working", { sites: config.sites ?? [config.site], temporal: config.temporal.address, bundleFromCache: bundle.fromCache });
+    log.info("Working", {
+      sites: config.sites ?? [config.site],
+      temporal: config.temporal.address,
+      bundleFromCache: bundle.fromCache,
+    });
     stop.addEventListener("abort", () => fleet.stop(), { once: true });
     if (stop.aborted) fleet.stop();
     await fleet.ended;
@@ -89,26 +105,40 @@ export function parseWorkerConfig(configFile: string): WorkerConfig {
   try {
     text = readFileSync(configFile, "utf8");
   } catch (cause) {
-    throw new Fault("CONFIG_INVALID", `Cannot read "${configFile}"`, { cause, hint: "Give the worker's configuration with --config FILE" });
+    throw new Fault("CONFIG_INVALID", `Cannot read "${configFile}"`, {
+      cause,
+      hint: "Give the worker's configuration with --config FILE",
+    });
   }
   try {
     return workerConfig.parse(JSON.parse(text));
   } catch (cause) {
     const why = cause instanceof z.ZodError ? z.prettifyError(cause) : String(cause);
-    throw new Fault("CONFIG_INVALID", `"${configFile}" is no configuration of a worker: ${why}`, { cause, hint: "See config/samples/worker.json" });
+    throw new Fault("CONFIG_INVALID", `"${configFile}" is no configuration of a worker: ${why}`, {
+      cause,
+      hint: "See config/samples/worker.json",
+    });
   }
 }
 
 /** Temporal may start after us, or come back later: tried until it answers. Undefined when we are told to stop first. */
-async function connectTemporal(config: WorkerConfig, stop: AbortSignal, log: Log): Promise<NativeConnection | undefined> {
-  for (let reported = false; !stop.aborted; ) {
+async function connectTemporal(
+  config: WorkerConfig,
+  stop: AbortSignal,
+  log: Log,
+): Promise<NativeConnection | undefined> {
+  for (let reported = false; !stop.aborted;) {
     try {
       const connection = await NativeConnection.connect({ address: config.temporal.address });
       await setUpTemporal(connection, config.temporal.namespace);
       return connection;
     } catch (error) {
       if (isFault(error)) throw error;
-      if (!reported) log.warn("Temporal does not answer; trying again", { address: config.temporal.address, error: error instanceof Error ? error : String(error) });
+      if (!reported)
+        log.warn("Temporal does not answer; trying again", {
+          address: config.temporal.address,
+          error: error instanceof Error ? error : String(error),
+        });
       reported = true;
     }
     await systemClock.sleep(RETRY_MS, stop).catch((error: unknown) => {
@@ -128,7 +158,13 @@ function dialControl(config: WorkerConfig, log: Log): KeptLink {
     clock: systemClock,
     log,
   });
-  return keepDialled(link, config.control, { expect: "control", handlers: {}, clock: systemClock, random: systemRandom, log });
+  return keepDialled(link, config.control, {
+    expect: "control",
+    handlers: {},
+    clock: systemClock,
+    random: systemRandom,
+    log,
+  });
 }
 
 /** The link as it is now: an activity that finds none says so and is tried again, instead of waiting unseen. */
@@ -171,7 +207,8 @@ async function portAnswers(hostPort: number): Promise<boolean> {
 
 function temporalLogger(log: Log) {
   return {
-    log: (level: string, message: string, fields?: Record<string, unknown>) => (level === "ERROR" ? log.error : level === "WARN" ? log.warn : log.debug)(message, fields),
+    log: (level: string, message: string, fields?: Record<string, unknown>) =>
+      (level === "ERROR" ? log.error : level === "WARN" ? log.warn : log.debug)(message, fields),
     trace: () => undefined,
     debug: () => undefined,
     info: () => undefined,

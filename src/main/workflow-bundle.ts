@@ -29,7 +29,10 @@ export async function cachedWorkflowBundle(folder: string, log: Log): Promise<Bu
   if (entries.includes(`workflows-${key}.js`)) return { codePath, fromCache: true };
   // Loaded only now: webpack is the slow part.
   const { bundleWorkflowCode } = await import("@temporalio/worker");
-  const { code } = await bundleWorkflowCode({ workflowsPath: fileURLToPath(sourceUrl("../workflows/registry")), logger: quietLogger(log) });
+  const { code } = await bundleWorkflowCode({
+    workflowsPath: fileURLToPath(sourceUrl("../workflows/registry")),
+    logger: quietLogger(log),
+  });
   const partial = join(folder, `.${randomUUID()}.partial`);
   await writeFile(partial, code);
   await rename(partial, codePath);
@@ -45,7 +48,9 @@ async function contentHash(): Promise<string> {
   hash.update(version);
   for (const name of FOLDERS) {
     const folder = fileURLToPath(new URL(`../${name}/`, import.meta.url));
-    const files = (await readdir(folder, { recursive: true })).filter((file) => /\.[jt]s$/.test(file) && !file.endsWith(".d.ts")).sort();
+    const files = (await readdir(folder, { recursive: true }))
+      .filter((file) => /\.[jt]s$/.test(file) && !file.endsWith(".d.ts"))
+      .sort();
     for (const file of files) hash.update(`\0${name}/${file}\0`).update(await readFile(join(folder, file)));
   }
   return hash.digest("hex").slice(0, 32);

@@ -68,7 +68,11 @@ export interface Refusal {
 }
 
 /** Why `operation` is not allowed now; undefined when it is. */
-export function refusalOf(facts: GroupFacts, operation: GroupOperation, options: MoveOptions = {}): Refusal | undefined {
+export function refusalOf(
+  facts: GroupFacts,
+  operation: GroupOperation,
+  options: MoveOptions = {},
+): Refusal | undefined {
   const found = reason(facts, operation, options);
   if (found === undefined) return undefined;
   const allowed = allowedOperations(facts);
@@ -104,7 +108,8 @@ const PHASES: Readonly<Record<GroupOperation, readonly GroupPhase[]>> = {
 function reason(facts: GroupFacts, operation: GroupOperation, options: MoveOptions): Reason | undefined {
   const has = (condition: GroupCondition): boolean => facts.conditions.includes(condition);
   if (has(CONDITIONS.unprotecting)) return { why: "its protection is being removed" };
-  if (!PHASES[operation].includes(facts.phase)) return { why: `${operation} needs ${PHASES[operation].map((phase) => `"${phase}"`).join(" or ")}` };
+  if (!PHASES[operation].includes(facts.phase))
+    return { why: `${operation} needs ${PHASES[operation].map((phase) => `"${phase}"`).join(" or ")}` };
   const type = `leeward failover ${facts.name} --source-lost`;
   switch (operation) {
     case "protect":
@@ -115,41 +120,72 @@ function reason(facts: GroupFacts, operation: GroupOperation, options: MoveOptio
     case "resume":
       return has(CONDITIONS.paused) || has(CONDITIONS.sourceFenced) ? undefined : { why: "it is not paused" };
     case "bookmark":
-      if (has(CONDITIONS.paused)) return { why: "a bookmark needs a cut, and it is paused", instead: `Type "leeward group resume ${facts.name}" first` };
+      if (has(CONDITIONS.paused))
+        return {
+          why: "a bookmark needs a cut, and it is paused",
+          instead: `Type "leeward group resume ${facts.name}" first`,
+        };
       if (has(CONDITIONS.sourceFenced)) return { why: "a bookmark needs a cut, and its source is fenced" };
-      if (facts.sourceConnected === false) return { why: "a bookmark needs a cut, and its source is not connected", instead: "Connect the source site's process server" };
+      if (facts.sourceConnected === false)
+        return {
+          why: "a bookmark needs a cut, and its source is not connected",
+          instead: "Connect the source site's process server",
+        };
       return undefined;
     case "failover":
-      if (!facts.hasPoint) return { why: "it has no complete recovery point yet", instead: "Wait for the initial sync" };
+      if (!facts.hasPoint)
+        return { why: "it has no complete recovery point yet", instead: "Wait for the initial sync" };
       if (facts.sourceConnected === false && options.sourceLost !== true) {
-        return { why: "its source is not connected, so a person must say that it is lost", instead: `If it is, type "${type}"` };
+        return {
+          why: "its source is not connected, so a person must say that it is lost",
+          instead: `If it is, type "${type}"`,
+        };
       }
       return undefined;
     case "planned-failover":
-      if (!facts.hasPoint) return { why: "it has no complete recovery point yet", instead: "Wait for the initial sync" };
-      if (has(CONDITIONS.sourceFenced)) return { why: "its source is fenced and cannot make a final cut", instead: `Type "${type}"` };
-      if (has(CONDITIONS.paused)) return { why: "a planned failover needs a final cut, and it is paused", instead: `Type "leeward group resume ${facts.name}" first` };
+      if (!facts.hasPoint)
+        return { why: "it has no complete recovery point yet", instead: "Wait for the initial sync" };
+      if (has(CONDITIONS.sourceFenced))
+        return { why: "its source is fenced and cannot make a final cut", instead: `Type "${type}"` };
+      if (has(CONDITIONS.paused))
+        return {
+          why: "a planned failover needs a final cut, and it is paused",
+          instead: `Type "leeward group resume ${facts.name}" first`,
+        };
       if (facts.sourceConnected === false) {
-        return { why: "a planned failover needs its source, and that is not connected", instead: `If it is lost, type "${type}"` };
+        return {
+          why: "a planned failover needs its source, and that is not connected",
+          instead: `If it is lost, type "${type}"`,
+        };
       }
       return undefined;
     case "test-failover":
-      if (!facts.hasPoint) return { why: "it has no complete recovery point yet", instead: "Wait for the initial sync" };
+      if (!facts.hasPoint)
+        return { why: "it has no complete recovery point yet", instead: "Wait for the initial sync" };
       if (has(CONDITIONS.testing) || has(CONDITIONS.testCleanupFailed)) {
-        return { why: "a test failover of it exists already", instead: `Type "leeward test-failover cleanup ${facts.name}" first` };
+        return {
+          why: "a test failover of it exists already",
+          instead: `Type "leeward test-failover cleanup ${facts.name}" first`,
+        };
       }
       return undefined;
     case "test-failover-cleanup":
-      return has(CONDITIONS.testing) || has(CONDITIONS.testCleanupFailed) ? undefined : { why: "no test failover of it exists" };
+      return has(CONDITIONS.testing) || has(CONDITIONS.testCleanupFailed)
+        ? undefined
+        : { why: "no test failover of it exists" };
     case "unprotect":
       if (has(CONDITIONS.testing) || has(CONDITIONS.testCleanupFailed)) {
-        return { why: "a test failover of it still exists", instead: `Type "leeward test-failover cleanup ${facts.name}" first` };
+        return {
+          why: "a test failover of it still exists",
+          instead: `Type "leeward test-failover cleanup ${facts.name}" first`,
+        };
       }
       return undefined;
   }
 }
 
-export type PhaseEvent = "protect" | "protect-failed" | "seeded" | "failover" | "failover-undone" | "booted" | "unprotect";
+export type PhaseEvent =
+  "protect" | "protect-failed" | "seeded" | "failover" | "failover-undone" | "booted" | "unprotect";
 
 /**
  * The phase after `event`. `before` is the phase that a failover began in (needed for "failover-undone").

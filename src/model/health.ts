@@ -59,8 +59,11 @@ export interface HealthFacts {
 
 /** Reasons, worst first. */
 export function assessHealth(facts: HealthFacts): readonly HealthReason[] {
-  const reasons = facts.phase === "failed-over" || facts.phase === "committed" ? afterFailover(facts) : replicating(facts);
-  return [...reasons, ...conditional(facts)].sort((a, b) => Number(b.level === "critical") - Number(a.level === "critical"));
+  const reasons =
+    facts.phase === "failed-over" || facts.phase === "committed" ? afterFailover(facts) : replicating(facts);
+  return [...reasons, ...conditional(facts)].sort(
+    (a, b) => Number(b.level === "critical") - Number(a.level === "critical"),
+  );
 }
 
 export function healthLevel(reasons: readonly HealthReason[]): "healthy" | HealthLevel {
@@ -89,17 +92,39 @@ function replicating(facts: HealthFacts): HealthReason[] {
   const paused = facts.conditions.includes(CONDITIONS.paused);
   if (facts.targetFault !== undefined) {
     reasons.push(
-      critical("TARGET_UNREACHABLE", `The master target of site "${facts.targetSite}" cannot be asked: ${facts.targetFault.message}`, facts.targetFault.hint ?? "Start the master target, and look at its log"),
+      critical(
+        "TARGET_UNREACHABLE",
+        `The master target of site "${facts.targetSite}" cannot be asked: ${facts.targetFault.message}`,
+        facts.targetFault.hint ?? "Start the master target, and look at its log",
+      ),
     );
   }
   if (progress !== undefined) {
     if (progress.state === "fenced") {
-      reasons.push(critical("FENCED", progress.fault?.message ?? "Another site holds the claim on the replica", progress.fault?.hint ?? 'Look at "leeward status": the group runs elsewhere'));
+      reasons.push(
+        critical(
+          "FENCED",
+          progress.fault?.message ?? "Another site holds the claim on the replica",
+          progress.fault?.hint ?? 'Look at "leeward status": the group runs elsewhere',
+        ),
+      );
     } else if (progress.state === "failed") {
-      reasons.push(critical("REPLICATION_FAILED", progress.fault === undefined ? "The master target gave up" : `${progress.fault.code}: ${progress.fault.message}`, progress.fault?.hint ?? "Look at the master target's log"));
+      reasons.push(
+        critical(
+          "REPLICATION_FAILED",
+          progress.fault === undefined
+            ? "The master target gave up"
+            : `${progress.fault.code}: ${progress.fault.message}`,
+          progress.fault?.hint ?? "Look at the master target's log",
+        ),
+      );
     } else if (!progress.connected && facts.targetFault === undefined && !paused) {
       reasons.push(
-        critical("SOURCE_DISCONNECTED", `The process server of site "${facts.sourceSite}" is not connected to the master target`, facts.phase === "protected" ? `Start it, or repair the network. ${lost}` : "Start it, or repair the network"),
+        critical(
+          "SOURCE_DISCONNECTED",
+          `The process server of site "${facts.sourceSite}" is not connected to the master target`,
+          facts.phase === "protected" ? `Start it, or repair the network. ${lost}` : "Start it, or repair the network",
+        ),
       );
     }
   }
@@ -110,26 +135,63 @@ function replicating(facts: HealthFacts): HealthReason[] {
         code: "RPO_BREACH",
         level: lagMs > facts.rpoThresholdMs * RPO_CRITICAL_FACTOR ? "critical" : "warning",
         cause: `The replica is ${duration(lagMs)} behind, the policy allows ${duration(facts.rpoThresholdMs)}`,
-        remedy: paused ? `Type "leeward group resume ${facts.name}"` : "Look at backlog and bandwidth; it catches up by itself once the cause is gone",
+        remedy: paused
+          ? `Type "leeward group resume ${facts.name}"`
+          : "Look at backlog and bandwidth; it catches up by itself once the cause is gone",
       });
     }
   }
   if (facts.phase === "seeding" && !paused && facts.nowMs - facts.syncMovedAtMs > SYNC_STALLED_MS) {
-    reasons.push(warning("SYNC_STALLED", `The initial sync has not moved for ${duration(facts.nowMs - facts.syncMovedAtMs)}`, "Look at the agent and the process server of the source site"));
+    reasons.push(
+      warning(
+        "SYNC_STALLED",
+        `The initial sync has not moved for ${duration(facts.nowMs - facts.syncMovedAtMs)}`,
+        "Look at the agent and the process server of the source site",
+      ),
+    );
   }
   return reasons;
 }
 
 function afterFailover(facts: HealthFacts): HealthReason[] {
   const reasons: HealthReason[] = [
-    warning("NOT_REPLICATED", `The machines run at site "${facts.targetSite}" and are kept in its store only`, "Bring another site up before this one is needed elsewhere"),
+    warning(
+      "NOT_REPLICATED",
+      `The machines run at site "${facts.targetSite}" and are kept in its store only`,
+      "Bring another site up before this one is needed elsewhere",
+    ),
   ];
   const { replica } = facts;
   const fault = replica?.fault ?? facts.targetFault;
-  if (fault !== undefined) reasons.push(critical("EXPORT_UNAVAILABLE", `The disks of the replica machines cannot be seen: ${fault.code}: ${fault.message}`, fault.hint ?? "Start the master target; the disks are opened again by themselves"));
-  for (const name of replica?.machinesOff ?? []) reasons.push(critical("REPLICA_MACHINE_OFF", `The replica machine "${name}" is not running`, `Look at its console with "leeward operation show"`));
-  if (replica !== undefined && replica.uncommittedSinceMs > 0 && facts.nowMs - replica.uncommittedSinceMs > facts.rpoThresholdMs && fault === undefined) {
-    reasons.push(warning("LOCAL_RPO_BREACH", `What the replica machines write has not been committed for ${duration(facts.nowMs - replica.uncommittedSinceMs)}`, "Look at the store of the target site"));
+  if (fault !== undefined)
+    reasons.push(
+      critical(
+        "EXPORT_UNAVAILABLE",
+        `The disks of the replica machines cannot be seen: ${fault.code}: ${fault.message}`,
+        fault.hint ?? "Start the master target; the disks are opened again by themselves",
+      ),
+    );
+  for (const name of replica?.machinesOff ?? [])
+    reasons.push(
+      critical(
+        "REPLICA_MACHINE_OFF",
+        `The replica machine "${name}" is not running`,
+        `Look at its console with "leeward operation show"`,
+      ),
+    );
+  if (
+    replica !== undefined &&
+    replica.uncommittedSinceMs > 0 &&
+    facts.nowMs - replica.uncommittedSinceMs > facts.rpoThresholdMs &&
+    fault === undefined
+  ) {
+    reasons.push(
+      warning(
+        "LOCAL_RPO_BREACH",
+        `What the replica machines write has not been committed for ${duration(facts.nowMs - replica.uncommittedSinceMs)}`,
+        "Look at the store of the target site",
+      ),
+    );
   }
   return reasons;
 }
@@ -137,13 +199,47 @@ function afterFailover(facts: HealthFacts): HealthReason[] {
 function conditional(facts: HealthFacts): HealthReason[] {
   const has = (condition: string): boolean => facts.conditions.includes(condition);
   const reasons: HealthReason[] = [];
-  if (has(CONDITIONS.paused)) reasons.push(warning("PAUSED", "Replication is paused; changes are tracked at the source", `Type "leeward group resume ${facts.name}"`));
+  if (has(CONDITIONS.paused))
+    reasons.push(
+      warning(
+        "PAUSED",
+        "Replication is paused; changes are tracked at the source",
+        `Type "leeward group resume ${facts.name}"`,
+      ),
+    );
   if (has(CONDITIONS.testCleanupFailed)) {
-    reasons.push(warning("TEST_CLEANUP_FAILED", "Machines or disks of a test failover could not be removed", `Type "leeward test-failover cleanup ${facts.name}", with --force if the site is gone`));
+    reasons.push(
+      warning(
+        "TEST_CLEANUP_FAILED",
+        "Machines or disks of a test failover could not be removed",
+        `Type "leeward test-failover cleanup ${facts.name}", with --force if the site is gone`,
+      ),
+    );
   }
-  if (has(CONDITIONS.partial)) reasons.push(critical("MEMBER_NOT_STARTED", "Not every machine of the group started at the target", 'Look at the failed step in "leeward operation show"'));
-  if (has(CONDITIONS.sourceMayRun)) reasons.push(warning("SOURCE_MAY_RUN", `Machines at site "${facts.sourceSite}" could not be shut down; what they write is not replicated`, "Power them off there, so that nobody works on them by mistake"));
-  if (has(CONDITIONS.notAnswering)) reasons.push(warning("NOT_ANSWERING", "A replica machine runs, but did not answer in time", 'Look at its console with "leeward operation show"'));
+  if (has(CONDITIONS.partial))
+    reasons.push(
+      critical(
+        "MEMBER_NOT_STARTED",
+        "Not every machine of the group started at the target",
+        'Look at the failed step in "leeward operation show"',
+      ),
+    );
+  if (has(CONDITIONS.sourceMayRun))
+    reasons.push(
+      warning(
+        "SOURCE_MAY_RUN",
+        `Machines at site "${facts.sourceSite}" could not be shut down; what they write is not replicated`,
+        "Power them off there, so that nobody works on them by mistake",
+      ),
+    );
+  if (has(CONDITIONS.notAnswering))
+    reasons.push(
+      warning(
+        "NOT_ANSWERING",
+        "A replica machine runs, but did not answer in time",
+        'Look at its console with "leeward operation show"',
+      ),
+    );
   return reasons;
 }
 

@@ -64,11 +64,20 @@ export interface CallOptions {
 }
 
 /** Throws an ActivityFailure; `faultOfFailure` finds the fault in it. */
-export function act<Name extends keyof Activities>(name: Name, input: Parameters<Activities[Name]>[0], options: CallOptions): ReturnType<Activities[Name]> {
+export function act<Name extends keyof Activities>(
+  name: Name,
+  input: Parameters<Activities[Name]>[0],
+  options: CallOptions,
+): ReturnType<Activities[Name]> {
   const times = TIMES[name];
   const budgetMs = options.budgetMs === "until-it-works" ? undefined : (options.budgetMs ?? times.budgetMs);
   const settings: ActivityOptions = {
-    taskQueue: times.queue === "control" ? CONTROL_QUEUE : times.queue === "mover" ? moverQueue(options.at) : targetQueue(options.at),
+    taskQueue:
+      times.queue === "control"
+        ? CONTROL_QUEUE
+        : times.queue === "mover"
+          ? moverQueue(options.at)
+          : targetQueue(options.at),
     summary: options.summary.slice(0, 200),
     startToCloseTimeout: budgetMs === undefined ? times.eachMs : Math.min(times.eachMs, budgetMs),
     ...(budgetMs === undefined ? {} : { scheduleToCloseTimeout: budgetMs }),

@@ -12,16 +12,29 @@ export function faultOf(error: unknown): Fault {
   const inside = faultOfFailure(error);
   if (inside !== undefined) return inside;
   if (isCancellation(error)) return new Fault("INTERRUPTED", "The operation was cancelled");
-  return new Fault("TIMED_OUT", `No answer in time: ${messageOfFailure(error)}`, { hint: "Look at the pending activities of this workflow, and whether the worker and control run" });
+  return new Fault("TIMED_OUT", `No answer in time: ${messageOfFailure(error)}`, {
+    hint: "Look at the pending activities of this workflow, and whether the worker and control run",
+  });
 }
 
 /** The failure to throw: it fails an update or a workflow, never a workflow task. */
 export function failureOf(fault: Fault): ApplicationFailure {
-  return ApplicationFailure.create({ type: fault.code, message: fault.message, nonRetryable: true, details: [fault.toJSON()] });
+  return ApplicationFailure.create({
+    type: fault.code,
+    message: fault.message,
+    nonRetryable: true,
+    details: [fault.toJSON()],
+  });
 }
 
 /** The failure that an operation's own workflow ends with, so that it also shows as failed in lists. */
 export function failureOfOperation(operation: OperationState): ApplicationFailure {
-  const { code, message, hint } = operation.fault ?? { code: "OPERATION_FAILED", message: "The operation failed", hint: undefined };
-  return failureOf(new Fault(isFaultCode(code) ? code : "OPERATION_FAILED", message, hint === undefined ? {} : { hint }));
+  const { code, message, hint } = operation.fault ?? {
+    code: "OPERATION_FAILED",
+    message: "The operation failed",
+    hint: undefined,
+  };
+  return failureOf(
+    new Fault(isFaultCode(code) ? code : "OPERATION_FAILED", message, hint === undefined ? {} : { hint }),
+  );
 }

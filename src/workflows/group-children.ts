@@ -6,14 +6,34 @@
  *   repeat and changes nothing;
  * - one that ends without a word (terminated from outside) is heard of by its janitor, or by its failure while this run lasts.
  */
-import { getExternalWorkflowHandle, log, ParentClosePolicy, startChild, WorkflowIdReusePolicy } from "@temporalio/workflow";
+import {
+  getExternalWorkflowHandle,
+  log,
+  ParentClosePolicy,
+  startChild,
+  WorkflowIdReusePolicy,
+} from "@temporalio/workflow";
 import { CONDITIONS, nextPhase } from "#model/group-phase.ts";
 import { Fault } from "#model/fault.ts";
 import { PRIORITY } from "./act.ts";
 import { failover } from "./failover.ts";
-import { FAILOVER_CONDITIONS, currentOrder, operationOf, putOperation, setCondition, type GroupRecord } from "./group-record.ts";
+import {
+  FAILOVER_CONDITIONS,
+  currentOrder,
+  operationOf,
+  putOperation,
+  setCondition,
+  type GroupRecord,
+} from "./group-record.ts";
 import { startJanitor } from "./guard.ts";
-import { CONTROL_QUEUE, groupWorkflowId, type FailoverRequest, type OperationState, type TestCleanupRequest, type TestFailoverRequest } from "./messages.ts";
+import {
+  CONTROL_QUEUE,
+  groupWorkflowId,
+  type FailoverRequest,
+  type OperationState,
+  type TestCleanupRequest,
+  type TestFailoverRequest,
+} from "./messages.ts";
 import { childAttributes } from "./operation-view.ts";
 import { cleanUp, type FailoverOutcome, type OperationEnd } from "./signals.ts";
 import { testFailover } from "./test-failover.ts";
@@ -23,8 +43,17 @@ import { now } from "./workflow-time.ts";
 const ORDERS_RESERVED = 2;
 
 /** Synchronous up to the start of the child: phase, epoch and order are settled before anybody else gets a turn. */
-export async function beginFailover(record: GroupRecord, request: FailoverRequest, workflowId: string, answerMs: number | undefined, lost: () => void): Promise<void> {
-  const order = { ...currentOrder(record), state: record.conditions.includes(CONDITIONS.paused) ? ("paused" as const) : ("active" as const) };
+export async function beginFailover(
+  record: GroupRecord,
+  request: FailoverRequest,
+  workflowId: string,
+  answerMs: number | undefined,
+  lost: () => void,
+): Promise<void> {
+  const order = {
+    ...currentOrder(record),
+    state: record.conditions.includes(CONDITIONS.paused) ? ("paused" as const) : ("active" as const),
+  };
   record.order = { ...record.order, version: order.version + ORDERS_RESERVED };
   record.phaseBefore = record.phase;
   record.phase = nextPhase(record.phase, "failover");
@@ -53,14 +82,23 @@ export async function beginFailover(record: GroupRecord, request: FailoverReques
     workflowIdReusePolicy: WorkflowIdReusePolicy.REJECT_DUPLICATE,
     priority: { priorityKey: PRIORITY.failover },
     staticSummary: `${record.name}: ${request.mode} failover ${record.sourceSite} → ${record.targetSite}, point ${request.point}`,
-    memo: { by: request.by, sourceLost: request.sourceLost, ...(request.note === undefined ? {} : { note: request.note }) },
+    memo: {
+      by: request.by,
+      sourceLost: request.sourceLost,
+      ...(request.note === undefined ? {} : { note: request.note }),
+    },
     typedSearchAttributes: childAttributes("failover", record.name, record.targetSite),
   });
   // Its own report comes first and ends the operation here; without one this is all we hear.
   child.result().catch(lost);
 }
 
-export async function beginTest(record: GroupRecord, request: TestFailoverRequest, workflowId: string, answerMs: number | undefined): Promise<void> {
+export async function beginTest(
+  record: GroupRecord,
+  request: TestFailoverRequest,
+  workflowId: string,
+  answerMs: number | undefined,
+): Promise<void> {
   record.test = { operationId: request.operationId, workflowId };
   setCondition(record, CONDITIONS.testing, true);
   putOperation(record, begun(record, request.operationId, "testFailover", workflowId, request.by));
@@ -100,7 +138,10 @@ export async function beginCleanup(record: GroupRecord, request: TestCleanupRequ
   putOperation(record, begun(record, request.operationId, "cleanup", test.workflowId, request.by));
   if (running && (await askToEnd(test.workflowId, `asked by ${request.by}`)) && !request.force) return;
   if (!running) {
-    await startJanitor({ groupId: record.groupId, groupName: record.name, site: record.targetSite, operationId: test.operationId }, `${test.workflowId}/cleanup/${request.operationId}`);
+    await startJanitor(
+      { groupId: record.groupId, groupName: record.name, site: record.targetSite, operationId: test.operationId },
+      `${test.workflowId}/cleanup/${request.operationId}`,
+    );
   }
   if (request.force) forgetTest(record, test.operationId, undefined);
 }
@@ -168,14 +209,24 @@ function applyFailover(record: GroupRecord, operation: OperationState, outcome: 
 export function applyLoss(record: GroupRecord, operationId: string): void {
   const operation = operationOf(record, operationId);
   if (operation?.state !== "running") return;
-  const { details: _details, ...fault } = new Fault("INTERRUPTED", "Its workflow was ended from outside", { hint: "Look at the group's health, then repeat the command" }).toJSON();
+  const { details: _details, ...fault } = new Fault("INTERRUPTED", "Its workflow was ended from outside", {
+    hint: "Look at the group's health, then repeat the command",
+  }).toJSON();
   const ended: OperationState = { ...operation, state: "failed", endedAtMs: now(), fault };
   const booted = (operation.machines ?? []).length > 0;
   const fenced = operation.steps.some((step) => step.name === "fence" && step.state !== "waiting");
   if (operation.kind === "failover") {
     applyEnd(record, {
       operation: ended,
-      failover: { booted, sourceFenced: fenced, orderVersion: record.order.version, orderState: fenced ? "stopped" : "active", partial: false, answering: false, sourceMayRun: false },
+      failover: {
+        booted,
+        sourceFenced: fenced,
+        orderVersion: record.order.version,
+        orderState: fenced ? "stopped" : "active",
+        partial: false,
+        answering: false,
+        sourceMayRun: false,
+      },
     });
   } else if (operation.kind === "testFailover") applyEnd(record, { operation: ended, test: { cleanupFailed: true } });
   else putOperation(record, ended);
@@ -195,13 +246,37 @@ function endCleanups(record: GroupRecord, fault: OperationState["fault"]): void 
     if (operation.kind !== "cleanup" || operation.state !== "running") continue;
     const { waitsFor: _waitsFor, ...rest } = operation;
     const failed = fault !== undefined;
-    putOperation(record, { ...rest, state: failed ? "failed" : "done", endedAtMs: now(), steps: [{ name: "clean up", state: failed ? "failed" : "done", startedAtMs: operation.startedAtMs, endedAtMs: now() }], ...(failed ? { fault } : {}) });
+    putOperation(record, {
+      ...rest,
+      state: failed ? "failed" : "done",
+      endedAtMs: now(),
+      steps: [
+        { name: "clean up", state: failed ? "failed" : "done", startedAtMs: operation.startedAtMs, endedAtMs: now() },
+      ],
+      ...(failed ? { fault } : {}),
+    });
   }
 }
 
-function begun(record: GroupRecord, operationId: string, kind: OperationState["kind"], workflowId: string, by: string): OperationState {
+function begun(
+  record: GroupRecord,
+  operationId: string,
+  kind: OperationState["kind"],
+  workflowId: string,
+  by: string,
+): OperationState {
   const steps = kind === "cleanup" ? [{ name: "clean up", state: "running" as const, startedAtMs: now() }] : [];
-  return { operationId, kind, workflowId, groupId: record.groupId, by, state: "running", startedAtMs: now(), waitsFor: kind === "cleanup" ? "machines and disks to be removed" : "its first step", steps };
+  return {
+    operationId,
+    kind,
+    workflowId,
+    groupId: record.groupId,
+    by,
+    state: "running",
+    startedAtMs: now(),
+    waitsFor: kind === "cleanup" ? "machines and disks to be removed" : "its first step",
+    steps,
+  };
 }
 
 /** Ids of the workflows that a group starts. */

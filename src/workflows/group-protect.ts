@@ -30,7 +30,13 @@ export interface Asked {
 /** Runs until the group has its first point ("done"), or everything is undone. `changed` after each change of the record. */
 export async function protectGroup(record: GroupRecord, asked: Asked, changed: () => void): Promise<OperationState> {
   const { operation } = await runOperation(
-    { operationId: asked.operationId, kind: "protect", workflowId: groupWorkflowId(record.groupId), groupId: record.groupId, by: asked.by },
+    {
+      operationId: asked.operationId,
+      kind: "protect",
+      workflowId: groupWorkflowId(record.groupId),
+      groupId: record.groupId,
+      by: asked.by,
+    },
     ["look at disks", "probe store", "prepare target", "order replication", "serve disks", "initial sync"],
     (state) => {
       putOperation(record, state);
@@ -45,12 +51,25 @@ async function runProtect(record: GroupRecord, run: Runbook): Promise<void> {
   const { groupId, targetSite, sourceSite } = record;
   const at = { at: targetSite, priority: PRIORITY.watch };
   await run.step("look at disks", async (note) => note(await lookAtDisks(record)));
-  await run.step("probe store", async (note) => note((await act("probeStore", { site: targetSite }, { ...at, summary: "is the store safe?" })).endpoint));
+  await run.step("probe store", async (note) =>
+    note((await act("probeStore", { site: targetSite }, { ...at, summary: "is the store safe?" })).endpoint),
+  );
 
-  run.undo("prepare target", async () => await act("releaseGroup", { site: targetSite, groupId, operationId: record.protectOperationId }, { ...at, summary: "undo: release the target" }));
+  run.undo(
+    "prepare target",
+    async () =>
+      await act(
+        "releaseGroup",
+        { site: targetSite, groupId, operationId: record.protectOperationId },
+        { ...at, summary: "undo: release the target" },
+      ),
+  );
   await run.step("prepare target", async (note) => note(await prepareTarget(record)));
 
-  run.undo("order replication", async () => void (await putOrder(nextOrder(record, "stopped"), targetSite, "undo: stop replication")));
+  run.undo(
+    "order replication",
+    async () => void (await putOrder(nextOrder(record, "stopped"), targetSite, "undo: stop replication")),
+  );
   await run.step("order replication", async (note) => {
     const delivered = await putOrder(nextOrder(record, "active"), targetSite, "order replication");
     note(delivered ? "delivered" : `waits for the process server of "${sourceSite}"`);
@@ -59,7 +78,11 @@ async function runProtect(record: GroupRecord, run: Runbook): Promise<void> {
     "serve disks",
     async (note) => {
       const diskIds = groupDisks(record).map((disk) => disk.diskId);
-      const reports = await act("awaitTaps", { site: sourceSite, groupId, diskIds, timeoutMs: TAPS_MS }, { ...at, summary: "wait until the agents serve the disks", budgetMs: TAPS_MS + 30_000 });
+      const reports = await act(
+        "awaitTaps",
+        { site: sourceSite, groupId, diskIds, timeoutMs: TAPS_MS },
+        { ...at, summary: "wait until the agents serve the disks", budgetMs: TAPS_MS + 30_000 },
+      );
       record.machines = record.machines.map((machine) => ({
         ...machine,
         disks: machine.disks.map((disk) => {
@@ -76,7 +99,15 @@ async function runProtect(record: GroupRecord, run: Runbook): Promise<void> {
     async () => {
       const progress = await executeChild(initialSync, {
         workflowId: `${groupWorkflowId(groupId)}/sync/${record.protectOperationId}`,
-        args: [{ groupId, groupName: record.name, site: targetSite, rpoThresholdMs: record.policy.rpoThresholdMs, cursor: record.cursor }],
+        args: [
+          {
+            groupId,
+            groupName: record.name,
+            site: targetSite,
+            rpoThresholdMs: record.policy.rpoThresholdMs,
+            cursor: record.cursor,
+          },
+        ],
         taskQueue: CONTROL_QUEUE,
         // It only watches: it ends with its group.
         parentClosePolicy: ParentClosePolicy.TERMINATE,
@@ -95,12 +126,23 @@ async function lookAtDisks(record: GroupRecord): Promise<string> {
   const { groupId, targetSite, sourceSite } = record;
   let count = 0;
   for (const machine of record.machines) {
-    const seen = await act("inspectDisks", { site: sourceSite, groupId, machine: machine.name, sources: machine.disks.map((disk) => disk.source) }, { at: targetSite, summary: `look at the disks of ${machine.name}` });
+    const seen = await act(
+      "inspectDisks",
+      { site: sourceSite, groupId, machine: machine.name, sources: machine.disks.map((disk) => disk.source) },
+      { at: targetSite, summary: `look at the disks of ${machine.name}` },
+    );
     for (const disk of machine.disks) {
       const found = seen.find((one) => one.source === disk.source);
-      if (found === undefined) throw new Fault("IMAGE_MISSING", `Machine "${machine.name}" does not report "${disk.source}"`, { hint: "Check the path on that machine" });
+      if (found === undefined)
+        throw new Fault("IMAGE_MISSING", `Machine "${machine.name}" does not report "${disk.source}"`, {
+          hint: "Check the path on that machine",
+        });
       if (found.sizeBytes !== disk.sizeBytes) {
-        throw new Fault("IMAGE_INVALID", `"${disk.source}" has ${found.sizeBytes} bytes, expected ${disk.sizeBytes} as it was when asked`, { hint: "Protect it again once its size is settled" });
+        throw new Fault(
+          "IMAGE_INVALID",
+          `"${disk.source}" has ${found.sizeBytes} bytes, expected ${disk.sizeBytes} as it was when asked`,
+          { hint: "Protect it again once its size is settled" },
+        );
       }
       count += 1;
     }
@@ -119,7 +161,13 @@ export async function prepareTarget(record: GroupRecord): Promise<string> {
       groupName: record.name,
       sourceSite: record.sourceSite,
       disks: groupDisks(record),
-      record: JSON.stringify({ name: record.name, policy: record.policy, sourceSite: record.sourceSite, targetSite: record.targetSite, machines: record.machines }),
+      record: JSON.stringify({
+        name: record.name,
+        policy: record.policy,
+        sourceSite: record.sourceSite,
+        targetSite: record.targetSite,
+        machines: record.machines,
+      }),
     },
     { at: record.targetSite, summary: "make the group receivable" },
   );
@@ -145,17 +193,33 @@ export async function unprotectGroup(record: GroupRecord, asked: Asked, changed:
     },
     async (run) => {
       await CancellationScope.nonCancellable(async () => {
-        await run.step("stop replication", async (note) => {
-          try {
-            const { delivered } = await act("putOrder", { order: nextOrder(record, "stopped") }, { at: targetSite, summary: "stop replication", budgetMs: STOP_MS });
-            note(delivered ? "stopped" : "the order to stop waits for its process server");
-          } catch (error) {
-            if (isCancellation(error)) throw error;
-            // Once the target is released nothing is received any more, whatever the source does.
-            note(`not told: ${faultOf(error).message}`);
-          }
-        }, { budgetMs: STOP_MS });
-        await run.step("release target", async () => await act("releaseGroup", { site: targetSite, groupId, operationId: asked.operationId }, { at: targetSite, summary: "release the target; the store keeps everything" }));
+        await run.step(
+          "stop replication",
+          async (note) => {
+            try {
+              const { delivered } = await act(
+                "putOrder",
+                { order: nextOrder(record, "stopped") },
+                { at: targetSite, summary: "stop replication", budgetMs: STOP_MS },
+              );
+              note(delivered ? "stopped" : "the order to stop waits for its process server");
+            } catch (error) {
+              if (isCancellation(error)) throw error;
+              // Once the target is released nothing is received any more, whatever the source does.
+              note(`not told: ${faultOf(error).message}`);
+            }
+          },
+          { budgetMs: STOP_MS },
+        );
+        await run.step(
+          "release target",
+          async () =>
+            await act(
+              "releaseGroup",
+              { site: targetSite, groupId, operationId: asked.operationId },
+              { at: targetSite, summary: "release the target; the store keeps everything" },
+            ),
+        );
       });
     },
   );
@@ -167,6 +231,12 @@ export async function orderAgainIfMoved(record: GroupRecord): Promise<void> {
   const before = currentOrder(record);
   await prepareTarget(record);
   const { target, groupEpoch, branch } = currentOrder(record);
-  if (target.host === before.target.host && target.port === before.target.port && groupEpoch === before.groupEpoch && branch === before.branch) return;
+  if (
+    target.host === before.target.host &&
+    target.port === before.target.port &&
+    groupEpoch === before.groupEpoch &&
+    branch === before.branch
+  )
+    return;
   await putOrder(nextOrder(record, record.order.state), record.targetSite, "the target listens elsewhere: order again");
 }

@@ -11,7 +11,15 @@ import { assessHealth, healthLevel, isRpoBreach, type HealthFacts } from "#model
 import type { ExportStatus, GroupDisk } from "#ports/master-target.ts";
 import type { GroupProgress, ReplicationOrder } from "#ports/replication.ts";
 import type { FaultJson } from "#model/fault.ts";
-import type { GroupPhase, GroupState, OperationState, OperationStarted, ProtectedMachine, ProtectRequest, ReplicationPolicy } from "./messages.ts";
+import type {
+  GroupPhase,
+  GroupState,
+  OperationState,
+  OperationStarted,
+  ProtectedMachine,
+  ProtectRequest,
+  ReplicationPolicy,
+} from "./messages.ts";
 
 export const RECORD_VERSION = 1;
 const RESULTS_MAX = 200;
@@ -98,7 +106,8 @@ export function emptyRecord(groupId: string): GroupRecord {
 /** What continue-as-new carried. Throws RangeError for another version: this code must not run that group. */
 export function restoredRecord(state: unknown): GroupRecord {
   const { version } = state as { readonly version?: unknown };
-  if (version !== RECORD_VERSION) throw new RangeError(`Group record of version ${JSON.stringify(version)}, this code knows ${RECORD_VERSION}`);
+  if (version !== RECORD_VERSION)
+    throw new RangeError(`Group record of version ${JSON.stringify(version)}, this code knows ${RECORD_VERSION}`);
   return state as GroupRecord;
 }
 
@@ -120,11 +129,18 @@ export function resultOf<T>(record: GroupRecord, operationId: string): T | undef
 }
 
 export function remember<T>(record: GroupRecord, operationId: string, result: T): T {
-  record.results = [...record.results.filter((one) => one.id !== operationId), { id: operationId, result }].slice(-RESULTS_MAX);
+  record.results = [...record.results.filter((one) => one.id !== operationId), { id: operationId, result }].slice(
+    -RESULTS_MAX,
+  );
   return result;
 }
 
-export function started(record: GroupRecord, operationId: string, workflowId: string, epoch = record.epoch): OperationStarted {
+export function started(
+  record: GroupRecord,
+  operationId: string,
+  workflowId: string,
+  epoch = record.epoch,
+): OperationStarted {
   return remember(record, operationId, { operationId, workflowId, epoch });
 }
 
@@ -170,19 +186,30 @@ export function currentOrder(record: GroupRecord): ReplicationOrder {
     compressAt: record.policy.compressAt,
     members: record.machines.map((machine) => ({
       machine: machine.name,
-      disks: machine.disks.map(({ diskId, source, bootIndex }) => ({ diskId, source, ...(bootIndex === undefined ? {} : { bootIndex }) })),
+      disks: machine.disks.map(({ diskId, source, bootIndex }) => ({
+        diskId,
+        source,
+        ...(bootIndex === undefined ? {} : { bootIndex }),
+      })),
     })),
   };
 }
 
 export function groupDisks(record: GroupRecord): readonly GroupDisk[] {
   return record.machines.flatMap((machine) =>
-    machine.disks.map(({ diskId, sizeBytes, sectorBytes, bootIndex }) => ({ diskId, machine: machine.name, sizeBytes, sectorBytes, ...(bootIndex === undefined ? {} : { bootIndex }) })),
+    machine.disks.map(({ diskId, sizeBytes, sectorBytes, bootIndex }) => ({
+      diskId,
+      machine: machine.name,
+      sizeBytes,
+      sectorBytes,
+      ...(bootIndex === undefined ? {} : { bootIndex }),
+    })),
   );
 }
 
 export function takeProgress(record: GroupRecord, progress: GroupProgress, cursor: string, nowMs: number): void {
-  const remaining = (of: GroupProgress | undefined): number => (of === undefined ? Infinity : of.disks.reduce((sum, disk) => sum + disk.syncRemainingBytes, 0));
+  const remaining = (of: GroupProgress | undefined): number =>
+    of === undefined ? Infinity : of.disks.reduce((sum, disk) => sum + disk.syncRemainingBytes, 0);
   if (remaining(progress) < remaining(record.progress)) record.syncMovedAtMs = nowMs;
   record.progress = progress;
   record.cursor = cursor;
@@ -197,7 +224,8 @@ export function factsOf(record: GroupRecord): GroupFacts {
     phase: record.phase,
     conditions: record.conditions,
     hasPoint: (record.progress?.barrier ?? 0) > 0,
-    sourceConnected: record.targetFault === undefined && record.connectionUnknown !== true ? record.progress?.connected : undefined,
+    sourceConnected:
+      record.targetFault === undefined && record.connectionUnknown !== true ? record.progress?.connected : undefined,
   };
 }
 
@@ -214,7 +242,15 @@ export function healthFactsOf(record: GroupRecord, nowMs: number): HealthFacts {
     syncMovedAtMs: record.syncMovedAtMs,
     ...(progress === undefined ? {} : { progress }),
     ...(targetFault === undefined ? {} : { targetFault }),
-    ...(replica === undefined ? {} : { replica: { uncommittedSinceMs: replica.uncommittedSinceMs, machinesOff: replica.machinesOff, ...(replica.fault === undefined ? {} : { fault: replica.fault }) } }),
+    ...(replica === undefined
+      ? {}
+      : {
+          replica: {
+            uncommittedSinceMs: replica.uncommittedSinceMs,
+            machinesOff: replica.machinesOff,
+            ...(replica.fault === undefined ? {} : { fault: replica.fault }),
+          },
+        }),
   };
 }
 
@@ -249,4 +285,9 @@ export function rpoBreached(record: GroupRecord, nowMs: number): boolean {
 }
 
 /** Conditions that belong to one failover and end with the next move. */
-export const FAILOVER_CONDITIONS: readonly GroupCondition[] = [CONDITIONS.partial, CONDITIONS.notAnswering, CONDITIONS.sourceMayRun, CONDITIONS.sourceFenced];
+export const FAILOVER_CONDITIONS: readonly GroupCondition[] = [
+  CONDITIONS.partial,
+  CONDITIONS.notAnswering,
+  CONDITIONS.sourceMayRun,
+  CONDITIONS.sourceFenced,
+];

@@ -13,9 +13,31 @@ import { Fault } from "#model/fault.ts";
 import { act, PRIORITY } from "./act.ts";
 import { failureOf, faultOf } from "./failures.ts";
 import { beginCleanup, beginFailover, beginTest, childWorkflowId, applyLoss, preemptTest } from "./group-children.ts";
-import { factsOf, hasCondition, nextOrder, putOperation, remember, resultOf, setCondition, started, takeRequest, type GroupRecord } from "./group-record.ts";
+import {
+  factsOf,
+  hasCondition,
+  nextOrder,
+  putOperation,
+  remember,
+  resultOf,
+  setCondition,
+  started,
+  takeRequest,
+  type GroupRecord,
+} from "./group-record.ts";
 import { putOrder } from "./group-protect.ts";
-import { groupWorkflowId, UPDATES, type BookmarkRequest, type FailoverRequest, type Operation, type OperationDone, type ProtectRequest, type TestCleanupRequest, type TestFailoverRequest, type UpdateResults } from "./messages.ts";
+import {
+  groupWorkflowId,
+  UPDATES,
+  type BookmarkRequest,
+  type FailoverRequest,
+  type Operation,
+  type OperationDone,
+  type ProtectRequest,
+  type TestCleanupRequest,
+  type TestFailoverRequest,
+  type UpdateResults,
+} from "./messages.ts";
 import { runOperation } from "./runbook.ts";
 import { protectFault } from "./protect-request.ts";
 import { now } from "./workflow-time.ts";
@@ -49,7 +71,17 @@ export function handleUpdates(group: Group): void {
     handle: async (request) => {
       takeRequest(record, request, now());
       record.phase = nextPhase(record.phase, "protect");
-      putOperation(record, { operationId: request.operationId, kind: "protect", workflowId, groupId, by: request.by, state: "running", startedAtMs: now(), waitsFor: "its first step", steps: [] });
+      putOperation(record, {
+        operationId: request.operationId,
+        kind: "protect",
+        workflowId,
+        groupId,
+        by: request.by,
+        state: "running",
+        startedAtMs: now(),
+        waitsFor: "its first step",
+        steps: [],
+      });
       group.interrupt();
       return started(record, request.operationId, workflowId);
     },
@@ -59,7 +91,17 @@ export function handleUpdates(group: Group): void {
     operation: "unprotect",
     handle: async (request) => {
       setCondition(record, CONDITIONS.unprotecting, true);
-      putOperation(record, { operationId: request.operationId, kind: "unprotect", workflowId, groupId, by: request.by, state: "running", startedAtMs: now(), waitsFor: "its first step", steps: [] });
+      putOperation(record, {
+        operationId: request.operationId,
+        kind: "unprotect",
+        workflowId,
+        groupId,
+        by: request.by,
+        state: "running",
+        startedAtMs: now(),
+        waitsFor: "its first step",
+        steps: [],
+      });
       group.interrupt();
       return started(record, request.operationId, workflowId);
     },
@@ -89,7 +131,10 @@ export function handleUpdates(group: Group): void {
 
   on<BookmarkRequest, "bookmark">(group, "bookmark", {
     operation: "bookmark",
-    check: (request) => (request.name === "" ? new Fault("USAGE", `Name "${request.name}" is empty, expected a name for the bookmark`) : undefined),
+    check: (request) =>
+      request.name === ""
+        ? new Fault("USAGE", `Name "${request.name}" is empty, expected a name for the bookmark`)
+        : undefined,
     handle: async (request) => await bookmark(group, request),
   });
 
@@ -118,7 +163,10 @@ export function handleUpdates(group: Group): void {
 
   on<TestFailoverRequest, "testFailoverStart">(group, "testFailoverStart", {
     operation: "test-failover",
-    check: (request) => (request.leaseMs >= LEASE_MS_MIN ? undefined : new Fault("USAGE", `Lease of ${request.leaseMs} ms, expected at least ${LEASE_MS_MIN}`)),
+    check: (request) =>
+      request.leaseMs >= LEASE_MS_MIN
+        ? undefined
+        : new Fault("USAGE", `Lease of ${request.leaseMs} ms, expected at least ${LEASE_MS_MIN}`),
     handle: async (request) => {
       const child = childWorkflowId(groupId, "test", request.operationId);
       const answer = started(record, request.operationId, child);
@@ -132,7 +180,9 @@ export function handleUpdates(group: Group): void {
     check: (request) =>
       record.test?.operationId === request.testOperationId
         ? undefined
-        : new Fault("NOT_FOUND", `Group "${record.name}" has no test failover "${request.testOperationId}"`, { hint: `There is ${record.test === undefined ? "none" : `"${record.test.operationId}"`}` }),
+        : new Fault("NOT_FOUND", `Group "${record.name}" has no test failover "${request.testOperationId}"`, {
+            hint: `There is ${record.test === undefined ? "none" : `"${record.test.operationId}"`}`,
+          }),
     handle: async (request) => {
       const answer = started(record, request.operationId, record.test?.workflowId ?? workflowId);
       await beginCleanup(record, request);
@@ -149,7 +199,11 @@ interface UpdateRule<Request extends Operation, Name extends keyof UpdateResults
   readonly handle: (request: Request) => Promise<UpdateResults[Name]>;
 }
 
-function on<Request extends Operation, Name extends keyof UpdateResults>(group: Group, name: Name, rule: UpdateRule<Request, Name>): void {
+function on<Request extends Operation, Name extends keyof UpdateResults>(
+  group: Group,
+  name: Name,
+  rule: UpdateRule<Request, Name>,
+): void {
   const { record } = group;
   setHandler(
     defineUpdate<UpdateResults[Name], [Request]>(UPDATES[name]),
@@ -168,10 +222,18 @@ function on<Request extends Operation, Name extends keyof UpdateResults>(group: 
     {
       validator: (request) => {
         if (resultOf(record, request.operationId) !== undefined) return;
-        if (group.draining) throw failureOf(new Fault("DRAINING", "The group is about to start a new run of its workflow", { hint: "Send the same request again" }));
+        if (group.draining)
+          throw failureOf(
+            new Fault("DRAINING", "The group is about to start a new run of its workflow", {
+              hint: "Send the same request again",
+            }),
+          );
         const operation = typeof rule.operation === "string" ? rule.operation : rule.operation(request);
         const refusal = refusalOf(factsOf(record), operation, rule.options?.(request));
-        if (refusal !== undefined) throw failureOf(new Fault("REFUSED", refusal.message, { hint: refusal.hint, details: { phase: record.phase } }));
+        if (refusal !== undefined)
+          throw failureOf(
+            new Fault("REFUSED", refusal.message, { hint: refusal.hint, details: { phase: record.phase } }),
+          );
         const fault = rule.check?.(request);
         if (fault !== undefined) throw failureOf(fault);
       },
@@ -184,9 +246,18 @@ function done(record: GroupRecord, request: Operation): OperationDone {
 }
 
 function failoverFault(group: Group, request: FailoverRequest): Fault | undefined {
-  if (group.givingBack) return new Fault("REFUSED", "The replica is being given back to its source", { hint: "Repeat the command in a moment" });
-  if (request.mode === "planned" && request.point !== "latest") return new Fault("USAGE", `A planned failover takes the final cut, not point "${request.point}"`, { hint: "Leave out --point, or leave out --planned" });
-  if (request.mode === "planned" && request.sourceLost) return new Fault("USAGE", "A planned failover needs its source, a lost one cannot take part", { hint: "Leave out --planned or --source-lost" });
+  if (group.givingBack)
+    return new Fault("REFUSED", "The replica is being given back to its source", {
+      hint: "Repeat the command in a moment",
+    });
+  if (request.mode === "planned" && request.point !== "latest")
+    return new Fault("USAGE", `A planned failover takes the final cut, not point "${request.point}"`, {
+      hint: "Leave out --point, or leave out --planned",
+    });
+  if (request.mode === "planned" && request.sourceLost)
+    return new Fault("USAGE", "A planned failover needs its source, a lost one cannot take part", {
+      hint: "Leave out --planned or --source-lost",
+    });
   return undefined;
 }
 
@@ -197,7 +268,12 @@ async function giveBack(group: Group, request: Operation): Promise<void> {
   try {
     const back = await act(
       "fence",
-      { site: record.targetSite, groupId: record.groupId, operationId: request.operationId, activeSite: record.sourceSite },
+      {
+        site: record.targetSite,
+        groupId: record.groupId,
+        operationId: request.operationId,
+        activeSite: record.sourceSite,
+      },
       { at: record.targetSite, summary: `give the replica back to ${record.sourceSite}`, priority: PRIORITY.failover },
     );
     record.epoch = back.groupEpoch;
@@ -220,15 +296,36 @@ async function bookmark(group: Group, request: BookmarkRequest): Promise<UpdateR
       group.show();
     },
     async (run) => {
-      const cut = await run.step("cut", async () => await act("cutNow", { site: sourceSite, groupId, operationId, timeoutMs: BOOKMARK_MS }, { at: targetSite, summary: `cut for bookmark ${name}`, budgetMs: BOOKMARK_MS + 10_000 }), {
-        waitsFor: "a cut to be committed at the target",
-        budgetMs: BOOKMARK_MS,
-      });
-      point = await run.step("keep", async () => await act("bookmark", { site: targetSite, groupId, operationId, barrier: cut.barrier, name }, { at: targetSite, summary: `keep barrier ${cut.barrier} as ${name}` }));
+      const cut = await run.step(
+        "cut",
+        async () =>
+          await act(
+            "cutNow",
+            { site: sourceSite, groupId, operationId, timeoutMs: BOOKMARK_MS },
+            { at: targetSite, summary: `cut for bookmark ${name}`, budgetMs: BOOKMARK_MS + 10_000 },
+          ),
+        {
+          waitsFor: "a cut to be committed at the target",
+          budgetMs: BOOKMARK_MS,
+        },
+      );
+      point = await run.step(
+        "keep",
+        async () =>
+          await act(
+            "bookmark",
+            { site: targetSite, groupId, operationId, barrier: cut.barrier, name },
+            { at: targetSite, summary: `keep barrier ${cut.barrier} as ${name}` },
+          ),
+      );
     },
   );
   if (point !== undefined) return rememberPoint(record, operationId, point);
-  const { code, message, hint } = operation.fault ?? { code: "OPERATION_FAILED", message: "The bookmark failed", hint: undefined };
+  const { code, message, hint } = operation.fault ?? {
+    code: "OPERATION_FAILED",
+    message: "The bookmark failed",
+    hint: undefined,
+  };
   throw new Fault(code as Fault["code"], message, hint === undefined ? {} : { hint });
 }
 
@@ -236,7 +333,10 @@ async function bookmark(group: Group, request: BookmarkRequest): Promise<UpdateR
  * A point names all its members, so it is remembered only while it is small: the memory of a group must stay bounded. A repeat of a
  * large one asks again, under the same operation id, and finds the same cut and the same bookmark.
  */
-function rememberPoint(record: GroupRecord, operationId: string, point: UpdateResults["bookmark"]): UpdateResults["bookmark"] {
+function rememberPoint(
+  record: GroupRecord,
+  operationId: string,
+  point: UpdateResults["bookmark"],
+): UpdateResults["bookmark"] {
   return point.members.length > 16 ? point : remember(record, operationId, point);
 }
-

@@ -16,7 +16,14 @@ import { now, timestamp } from "./workflow-time.ts";
 export function showGroup(record: GroupRecord, waitsFor: string): void {
   const health = assessHealth(healthFactsOf(record, now()));
   setCurrentDetails(groupDetails(record, health, waitsFor));
-  const shown = [record.phase, healthLevel(health), isRpoBreach(health), record.activeSite, record.epoch, record.conditions.join()].join("|");
+  const shown = [
+    record.phase,
+    healthLevel(health),
+    isRpoBreach(health),
+    record.activeSite,
+    record.epoch,
+    record.conditions.join(),
+  ].join("|");
   if (shown === record.shown || record.name === "" || record.sourceSite === "") return;
   if (record.shown === "") upsertMemo(groupMemo(record));
   record.shown = shown;
@@ -41,27 +48,50 @@ function groupDetails(record: GroupRecord, health: readonly HealthReason[], wait
   const { progress, replica } = record;
   const asOf = record.observedAtMs === 0 ? "" : ` (seen ${timestamp(record.observedAtMs)})`;
   const lines = [`**${record.name === "" ? record.groupId : groupSummary(record)}**`, "", "| | |", "| --- | --- |"];
-  lines.push(`| Phase | **${record.phase}**${record.conditions.length === 0 ? "" : ` (${record.conditions.join(", ")})`} |`);
+  lines.push(
+    `| Phase | **${record.phase}**${record.conditions.length === 0 ? "" : ` (${record.conditions.join(", ")})`} |`,
+  );
   lines.push(`| Health | **${healthLevel(health)}** |`);
   lines.push(`| Runs at | ${record.activeSite}, epoch ${record.epoch} |`);
   if (progress !== undefined && replica === undefined) {
     const remaining = progress.disks.reduce((sum, disk) => sum + disk.syncRemainingBytes, 0);
-    lines.push(`| Lag | ${progress.currentAsOfMs === 0 ? "no point yet" : duration(record.observedAtMs - progress.currentAsOfMs)}${asOf} |`);
-    if (progress.barrier > 0) lines.push(`| Last point | ${timestamp(progress.barrierCutAtMs)}, barrier ${progress.barrier} |`);
-    if (remaining > 0) lines.push(`| To sync | ${(remaining / 2 ** 20).toFixed(1)} MiB at ${(progress.syncBytesPerSecond / 2 ** 20).toFixed(1)} MiB/s |`);
+    lines.push(
+      `| Lag | ${progress.currentAsOfMs === 0 ? "no point yet" : duration(record.observedAtMs - progress.currentAsOfMs)}${asOf} |`,
+    );
+    if (progress.barrier > 0)
+      lines.push(`| Last point | ${timestamp(progress.barrierCutAtMs)}, barrier ${progress.barrier} |`);
+    if (remaining > 0)
+      lines.push(
+        `| To sync | ${(remaining / 2 ** 20).toFixed(1)} MiB at ${(progress.syncBytesPerSecond / 2 ** 20).toFixed(1)} MiB/s |`,
+      );
     lines.push(`| Backlog | ${(progress.backlogBytes / 2 ** 20).toFixed(1)} MiB |`);
   }
   if (replica?.export !== undefined) {
-    lines.push(`| Replica | runs on point \`${replica.pointId}\`, ${(replica.export.writtenBytes / 2 ** 20).toFixed(1)} MiB written since |`);
-    if (replica.export.barrier > 0) lines.push(`| Kept here | up to ${timestamp(replica.export.barrierCutAtMs)}${asOf} |`);
+    lines.push(
+      `| Replica | runs on point \`${replica.pointId}\`, ${(replica.export.writtenBytes / 2 ** 20).toFixed(1)} MiB written since |`,
+    );
+    if (replica.export.barrier > 0)
+      lines.push(`| Kept here | up to ${timestamp(replica.export.barrierCutAtMs)}${asOf} |`);
   }
   lines.push(`| Waits for | ${waitsFor} |`);
-  for (const reason of health) lines.push("", `**${reason.code}** (${reason.level}): ${reason.cause}. *${reason.remedy}.*`);
+  for (const reason of health)
+    lines.push("", `**${reason.code}** (${reason.level}): ${reason.cause}. *${reason.remedy}.*`);
   const running = record.operations.filter((operation) => operation.state === "running");
-  for (const operation of running) lines.push("", `Running: ${operation.kind} \`${operation.workflowId}\`, waits for ${operation.waitsFor ?? "its next step"}`);
+  for (const operation of running)
+    lines.push(
+      "",
+      `Running: ${operation.kind} \`${operation.workflowId}\`, waits for ${operation.waitsFor ?? "its next step"}`,
+    );
   lines.push("", `Allowed now: ${allowedOperations(factsOf(record)).join(", ") || "nothing but waiting"}`);
   if (record.phase === "protected") {
-    lines.push("", "```", `leeward group show ${record.name}`, `leeward failover ${record.name} --planned`, `leeward failover ${record.name} --source-lost   # the site is gone`, "```");
+    lines.push(
+      "",
+      "```",
+      `leeward group show ${record.name}`,
+      `leeward failover ${record.name} --planned`,
+      `leeward failover ${record.name} --source-lost   # the site is gone`,
+      "```",
+    );
   } else lines.push("", "```", `leeward group show ${record.name}`, "```");
   return lines.join("\n");
 }

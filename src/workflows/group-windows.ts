@@ -43,7 +43,12 @@ export async function watchProtected(group: Group, windowMs: number | undefined)
       groupId: record.groupId,
       cursor: record.cursor,
       windowMs: length,
-      known: { state: progress?.state ?? "", connected: progress?.connected ?? false, faultCode: progress?.fault?.code ?? "", rpoBreached: rpoBreached(record, begunAtMs) },
+      known: {
+        state: progress?.state ?? "",
+        connected: progress?.connected ?? false,
+        faultCode: progress?.fault?.code ?? "",
+        rpoBreached: rpoBreached(record, begunAtMs),
+      },
       rpoThresholdMs: record.policy.rpoThresholdMs,
       until: "window",
     },
@@ -120,7 +125,8 @@ export async function watchReplicaWindow(group: Group, windowMs: number | undefi
   group.show();
   // A machine that goes off by itself was told to by somebody. One that is off after its master target was away died with it.
   if (result.fault?.code === "NOT_FOUND" || (wasAway && result.machinesOff.length > 0)) await bringBack(group, next);
-  if (result.fault !== undefined) await sleep(UNREACHABLE_PAUSE_MS, { summary: `the replica cannot be seen: ${result.fault.code}` });
+  if (result.fault !== undefined)
+    await sleep(UNREACHABLE_PAUSE_MS, { summary: `the replica cannot be seen: ${result.fault.code}` });
 }
 
 /** Open the disks again on the same branch and start the machines; both find what is still there. */
@@ -128,12 +134,26 @@ async function bringBack(group: Group, replica: ReplicaRecord): Promise<void> {
   const { record } = group;
   const at = { at: record.targetSite, priority: PRIORITY.failover };
   try {
-    await act("openExport", { site: record.targetSite, groupId: record.groupId, operationId: replica.operationId, point: replica.pointId, mode: "read-write" }, { ...at, summary: "open the disks again" });
-    for (const { name, machineId } of replica.machines) await act("startMachine", { site: record.targetSite, machineId }, { ...at, summary: `start machine ${name} again` });
+    await act(
+      "openExport",
+      {
+        site: record.targetSite,
+        groupId: record.groupId,
+        operationId: replica.operationId,
+        point: replica.pointId,
+        mode: "read-write",
+      },
+      { ...at, summary: "open the disks again" },
+    );
+    for (const { name, machineId } of replica.machines)
+      await act(
+        "startMachine",
+        { site: record.targetSite, machineId },
+        { ...at, summary: `start machine ${name} again` },
+      );
   } catch (error) {
     if (isCancellation(error)) throw error;
     record.replica = { ...replica, fault: faultOf(error).toJSON() };
     group.show();
   }
 }
-

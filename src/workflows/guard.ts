@@ -1,5 +1,11 @@
 /** Starting and releasing the janitor of the current workflow. */
-import { CancellationScope, ParentClosePolicy, startChild, workflowInfo, type ChildWorkflowHandle } from "@temporalio/workflow";
+import {
+  CancellationScope,
+  ParentClosePolicy,
+  startChild,
+  workflowInfo,
+  type ChildWorkflowHandle,
+} from "@temporalio/workflow";
 import { CONTROL_QUEUE } from "./messages.ts";
 import { janitor, type JanitorInput } from "./janitor.ts";
 import { childAttributes } from "./operation-view.ts";
@@ -12,7 +18,9 @@ export interface Guard {
 
 export async function startGuard(input: Omit<JanitorInput, "watches">): Promise<Guard> {
   const { workflowId, runId } = workflowInfo();
-  const started: ChildWorkflowHandle<typeof janitor> = await CancellationScope.nonCancellable(async () => await startJanitor({ ...input, watches: { workflowId, runId } }, `${workflowId}/janitor`));
+  const started: ChildWorkflowHandle<typeof janitor> = await CancellationScope.nonCancellable(
+    async () => await startJanitor({ ...input, watches: { workflowId, runId } }, `${workflowId}/janitor`),
+  );
   let released = false;
   return {
     async release() {
@@ -23,7 +31,10 @@ export async function startGuard(input: Omit<JanitorInput, "watches">): Promise<
   };
 }
 
-export async function startJanitor(input: JanitorInput, workflowId: string): Promise<ChildWorkflowHandle<typeof janitor>> {
+export async function startJanitor(
+  input: JanitorInput,
+  workflowId: string,
+): Promise<ChildWorkflowHandle<typeof janitor>> {
   return await startChild(janitor, {
     workflowId,
     args: [input],

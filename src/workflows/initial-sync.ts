@@ -36,7 +36,15 @@ export async function initialSync(input: InitialSyncInput): Promise<GroupProgres
   for (;;) {
     const result: WatchResult = await act(
       "watchGroup",
-      { site: input.site, groupId: input.groupId, cursor, windowMs: sliceMs, known, rpoThresholdMs: Number.MAX_SAFE_INTEGER, until: "point" },
+      {
+        site: input.site,
+        groupId: input.groupId,
+        cursor,
+        windowMs: sliceMs,
+        known,
+        rpoThresholdMs: Number.MAX_SAFE_INTEGER,
+        until: "point",
+      },
       { at: input.site, summary: `initial sync, slice of ${duration(sliceMs)}`, priority: PRIORITY.sync },
     );
     cursor = result.cursor;
@@ -45,12 +53,20 @@ export async function initialSync(input: InitialSyncInput): Promise<GroupProgres
     if (progress !== undefined) {
       await group.signal(syncProgressed, { progress, cursor });
       if (result.endedBy === "point") return progress;
-      if (progress.state === "fenced" || (progress.state === "failed" && !isRetryable(progress.fault?.code))) throw failureOf(givenUp(progress));
-      known = { state: progress.state, connected: progress.connected, faultCode: progress.fault?.code ?? "", rpoBreached: false };
+      if (progress.state === "fenced" || (progress.state === "failed" && !isRetryable(progress.fault?.code)))
+        throw failureOf(givenUp(progress));
+      known = {
+        state: progress.state,
+        connected: progress.connected,
+        faultCode: progress.fault?.code ?? "",
+        rpoBreached: false,
+      };
     }
-    if (result.endedBy === "unreachable") await sleep(UNREACHABLE_PAUSE_MS, { summary: "the master target cannot be asked" });
+    if (result.endedBy === "unreachable")
+      await sleep(UNREACHABLE_PAUSE_MS, { summary: "the master target cannot be asked" });
     else if (result.endedBy === "window") sliceMs = Math.min(sliceMs * 2, SLICE_MS_MAX);
-    if (workflowInfo().continueAsNewSuggested) return await continueAsNew<typeof initialSync>({ ...input, cursor, sliceMs });
+    if (workflowInfo().continueAsNewSuggested)
+      return await continueAsNew<typeof initialSync>({ ...input, cursor, sliceMs });
   }
 }
 
@@ -59,7 +75,11 @@ function isRetryable(code: string | undefined): boolean {
 }
 
 function givenUp(progress: GroupProgress): Fault {
-  const { code, message, hint } = progress.fault ?? { code: "", message: "the master target gave up without a reason", hint: undefined };
+  const { code, message, hint } = progress.fault ?? {
+    code: "",
+    message: "the master target gave up without a reason",
+    hint: undefined,
+  };
   return new Fault(isFaultCode(code) ? code : "OPERATION_FAILED", message, hint === undefined ? {} : { hint });
 }
 
@@ -76,7 +96,8 @@ function syncDetails(input: InitialSyncInput, result: WatchResult): string {
       "",
       `${mebibytes(total - remaining)} of ${mebibytes(total)} MiB, ${mebibytes(rate)} MiB/s${rate > 0 ? `, about ${duration((remaining / rate) * 1_000)} left` : ""}`,
     );
-    if (progress.fault !== undefined) lines.push("", `**${progress.fault.code}**: ${progress.fault.message}`, "", progress.fault.hint ?? "");
+    if (progress.fault !== undefined)
+      lines.push("", `**${progress.fault.code}**: ${progress.fault.message}`, "", progress.fault.hint ?? "");
   }
   if (fault !== undefined) lines.push("", `The master target cannot be asked. **${fault.code}**: ${fault.message}`);
   lines.push("", `Follow it: \`leeward group show ${input.groupName}\``);

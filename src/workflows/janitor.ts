@@ -8,7 +8,14 @@
  * - a failover releases it before its first machine starts: from then on the disks hold writes that exist nowhere else, and nobody
  *   removes them but a person.
  */
-import { CancellationScope, getExternalWorkflowHandle, isCancellation, log, setCurrentDetails, setHandler } from "@temporalio/workflow";
+import {
+  CancellationScope,
+  getExternalWorkflowHandle,
+  isCancellation,
+  log,
+  setCurrentDetails,
+  setHandler,
+} from "@temporalio/workflow";
 import { act } from "./act.ts";
 import { groupWorkflowId } from "./messages.ts";
 import { release, resourcesGone } from "./signals.ts";
@@ -31,11 +38,17 @@ export async function janitor(input: JanitorInput): Promise<{ readonly cleaned: 
   });
   if (input.watches !== undefined) {
     const { watches } = input;
-    setCurrentDetails(`Stands by for \`${watches.workflowId}\`. If that ends without saying so, its machines and disks are removed at ${input.site}.`);
+    setCurrentDetails(
+      `Stands by for \`${watches.workflowId}\`. If that ends without saying so, its machines and disks are removed at ${input.site}.`,
+    );
     try {
       await watching.run(async () => {
         let closed = false;
-        while (!closed) ({ closed } = await act("awaitWorkflowEnd", watches, { at: input.site, summary: `watch ${watches.workflowId}` }));
+        while (!closed)
+          ({ closed } = await act("awaitWorkflowEnd", watches, {
+            at: input.site,
+            summary: `watch ${watches.workflowId}`,
+          }));
       });
     } catch (error) {
       // Released: the scope was cancelled by us. Cancelled from outside: clean up, that is what a janitor is for.
@@ -46,11 +59,20 @@ export async function janitor(input: JanitorInput): Promise<{ readonly cleaned: 
       return { cleaned: false };
     }
   }
-  setCurrentDetails(`Removes the machines and disks of operation \`${input.operationId}\` at ${input.site}; tries until it works.`);
+  setCurrentDetails(
+    `Removes the machines and disks of operation \`${input.operationId}\` at ${input.site}; tries until it works.`,
+  );
   await CancellationScope.nonCancellable(async () => {
-    await act("removeOperation", { site: input.site, operationId: input.operationId, discard: true }, { at: input.site, summary: `remove what ${input.operationId} left`, budgetMs: "until-it-works" });
+    await act(
+      "removeOperation",
+      { site: input.site, operationId: input.operationId, discard: true },
+      { at: input.site, summary: `remove what ${input.operationId} left`, budgetMs: "until-it-works" },
+    );
     try {
-      await getExternalWorkflowHandle(groupWorkflowId(input.groupId)).signal(resourcesGone, { operationId: input.operationId, lost: input.watches !== undefined });
+      await getExternalWorkflowHandle(groupWorkflowId(input.groupId)).signal(resourcesGone, {
+        operationId: input.operationId,
+        lost: input.watches !== undefined,
+      });
     } catch (error) {
       // The group may have ended since; there is nobody left to tell.
       log.warn("The group could not be told of the clean-up", { error: String(error) });

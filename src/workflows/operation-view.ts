@@ -65,21 +65,38 @@ export async function reportEnd(groupId: string, end: OperationEnd): Promise<voi
   });
 }
 
-const MARKS: Readonly<Record<OperationStep["state"], string>> = { waiting: "·", running: "▶", done: "✔", failed: "✘", skipped: "–", undone: "↩" };
+const MARKS: Readonly<Record<OperationStep["state"], string>> = {
+  waiting: "·",
+  running: "▶",
+  done: "✔",
+  failed: "✘",
+  skipped: "–",
+  undone: "↩",
+};
 
 export function operationDetails(headline: string, state: OperationState): string {
   const lines = [`**${headline}**`, "", `State: **${state.state}**, since ${timestamp(state.startedAtMs)}`];
-  if (state.waitsFor !== undefined) lines.push("", `Waits for: ${state.waitsFor}${state.waitsUntilMs === undefined ? "" : `, until ${timestamp(state.waitsUntilMs)}`}`);
-  if (state.pointCutAtMs !== undefined) lines.push("", `Point: \`${state.pointId ?? ""}\`, cut at ${timestamp(state.pointCutAtMs)}`);
+  if (state.waitsFor !== undefined)
+    lines.push(
+      "",
+      `Waits for: ${state.waitsFor}${state.waitsUntilMs === undefined ? "" : `, until ${timestamp(state.waitsUntilMs)}`}`,
+    );
+  if (state.pointCutAtMs !== undefined)
+    lines.push("", `Point: \`${state.pointId ?? ""}\`, cut at ${timestamp(state.pointCutAtMs)}`);
   lines.push("", "| | step | took | |", "| --- | --- | --- | --- |");
   for (const step of state.steps) {
-    const took = step.startedAtMs !== undefined && step.endedAtMs !== undefined ? duration(step.endedAtMs - step.startedAtMs) : "";
+    const took =
+      step.startedAtMs !== undefined && step.endedAtMs !== undefined ? duration(step.endedAtMs - step.startedAtMs) : "";
     lines.push(`| ${MARKS[step.state]} | ${step.name} | ${took} | ${step.detail ?? ""} |`);
   }
   for (const machine of state.machines ?? []) {
-    lines.push("", `Machine \`${machine.name}\` at ${machine.site}: ${machine.forwards.map((one) => `port ${one.guestPort} at 127.0.0.1:${one.hostPort}`).join(", ") || "no ports"}`);
+    lines.push(
+      "",
+      `Machine \`${machine.name}\` at ${machine.site}: ${machine.forwards.map((one) => `port ${one.guestPort} at 127.0.0.1:${one.hostPort}`).join(", ") || "no ports"}`,
+    );
   }
-  if (state.fault !== undefined) lines.push("", `**${state.fault.code}**: ${state.fault.message}`, "", state.fault.hint ?? "");
+  if (state.fault !== undefined)
+    lines.push("", `**${state.fault.code}**: ${state.fault.message}`, "", state.fault.hint ?? "");
   lines.push("", `Follow it: \`leeward operation watch ${state.operationId}\``);
   return lines.join("\n");
 }

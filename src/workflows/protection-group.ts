@@ -22,10 +22,30 @@
  *
  * Source: docs/orchestration.md.
  */
-import { allHandlersFinished, CancellationScope, condition, isCancellation, log, makeContinueAsNewFunc, setHandler, workflowInfo, defineQuery } from "@temporalio/workflow";
+import {
+  allHandlersFinished,
+  CancellationScope,
+  condition,
+  isCancellation,
+  log,
+  makeContinueAsNewFunc,
+  setHandler,
+  workflowInfo,
+  defineQuery,
+} from "@temporalio/workflow";
 import { CONDITIONS, nextPhase } from "#model/group-phase.ts";
 import { applyEnd, applyLoss, forgetTest } from "./group-children.ts";
-import { emptyRecord, hasCondition, operationOf, putOperation, restoredRecord, setCondition, stateOf, takeProgress, type GroupRecord } from "./group-record.ts";
+import {
+  emptyRecord,
+  hasCondition,
+  operationOf,
+  putOperation,
+  restoredRecord,
+  setCondition,
+  stateOf,
+  takeProgress,
+  type GroupRecord,
+} from "./group-record.ts";
 import { handleUpdates, type Group } from "./group-updates.ts";
 import { groupMemo, showGroup } from "./group-view.ts";
 import { watchProtected, watchReplicaWindow } from "./group-windows.ts";
@@ -65,12 +85,18 @@ export async function protectionGroup(start: GroupStart): Promise<GroupState> {
   return await CancellationScope.nonCancellable(async () => {
     let windows = 0;
     let overdue = 0;
-    if (record.phase === "unprotected") await condition(() => record.phase !== "unprotected", UNUSED_MS, { summary: "wait for the protect request" });
+    if (record.phase === "unprotected")
+      await condition(() => record.phase !== "unprotected", UNUSED_MS, { summary: "wait for the protect request" });
     while (record.phase !== "unprotected") {
-      const fresh = workflowInfo().continueAsNewSuggested || windows >= (start.limits?.windowsPerRun ?? WINDOWS_PER_RUN);
+      const fresh =
+        workflowInfo().continueAsNewSuggested || windows >= (start.limits?.windowsPerRun ?? WINDOWS_PER_RUN);
       if (fresh && mayStartAfresh(record)) {
         // Search attributes go along by themselves, the memo does not.
-        if (allHandlersFinished()) return await makeContinueAsNewFunc<typeof protectionGroup>({ memo: groupMemo(record) })({ ...start, state: record });
+        if (allHandlersFinished())
+          return await makeContinueAsNewFunc<typeof protectionGroup>({ memo: groupMemo(record) })({
+            ...start,
+            state: record,
+          });
         overdue += 1;
         group.draining = overdue > PATIENCE_WINDOWS;
       }
@@ -144,7 +170,9 @@ function asked(record: GroupRecord, kind: "protect" | "unprotect"): Asked {
 }
 
 function mayStartAfresh(record: GroupRecord): boolean {
-  return record.phase !== "seeding" && record.phase !== "failing-over" && !hasCondition(record, CONDITIONS.unprotecting);
+  return (
+    record.phase !== "seeding" && record.phase !== "failing-over" && !hasCondition(record, CONDITIONS.unprotecting)
+  );
 }
 
 function describe(record: GroupRecord): string {
@@ -153,7 +181,9 @@ function describe(record: GroupRecord): string {
     case "seeding":
       return "its first recovery point";
     case "protected":
-      return hasCondition(record, CONDITIONS.sourceFenced) ? "a person: failover again, or resume" : "the next cycles, window by window";
+      return hasCondition(record, CONDITIONS.sourceFenced)
+        ? "a person: failover again, or resume"
+        : "the next cycles, window by window";
     case "failing-over":
       return "the report of its failover";
     case "failed-over":

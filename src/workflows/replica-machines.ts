@@ -21,7 +21,12 @@ interface Created {
 
 /** One powered-off machine per member, on its exported disks. */
 export async function createMachines(plan: BootPlan, disks: readonly ExportedDisk[]): Promise<readonly Created[]> {
-  return await Promise.all(plan.machines.map(async (member) => ({ protected: member, machine: await createMachine(plan, member, disks, plan.mode === "user") })));
+  return await Promise.all(
+    plan.machines.map(async (member) => ({
+      protected: member,
+      machine: await createMachine(plan, member, disks, plan.mode === "user"),
+    })),
+  );
 }
 
 export interface Booted {
@@ -33,7 +38,11 @@ export interface Booted {
  * Start them beside each other. A member that does not start leaves the others up. A published port that is taken at this host is
  * replaced by a free one: the machine matters more than its port.
  */
-export async function startMachines(plan: BootPlan, created: readonly Created[], disks: readonly ExportedDisk[]): Promise<Booted> {
+export async function startMachines(
+  plan: BootPlan,
+  created: readonly Created[],
+  disks: readonly ExportedDisk[],
+): Promise<Booted> {
   const failed: { readonly name: string; readonly fault: Fault }[] = [];
   const machines = await Promise.all(
     created.map(async ({ protected: member, machine }): Promise<ReplicaMachine | undefined> => {
@@ -55,18 +64,34 @@ export interface Answering {
 }
 
 /** Wait until they answer. Not answering in time is a finding, not a failure: the machines run. */
-export async function awaitAnswers(plan: BootPlan, machines: readonly ReplicaMachine[], timeoutMs: number): Promise<Answering> {
+export async function awaitAnswers(
+  plan: BootPlan,
+  machines: readonly ReplicaMachine[],
+  timeoutMs: number,
+): Promise<Answering> {
   const answers = await Promise.all(
     machines.map(async (machine) => {
-      const seen = await act("awaitReady", { site: plan.site, machineId: machine.machineId, timeoutMs }, { at: plan.site, summary: `wait until ${machine.name} answers`, priority: plan.priority });
+      const seen = await act(
+        "awaitReady",
+        { site: plan.site, machineId: machine.machineId, timeoutMs },
+        { at: plan.site, summary: `wait until ${machine.name} answers`, priority: plan.priority },
+      );
       return { ready: seen.ready, text: `${machine.name}: ${seen.detail}` };
     }),
   );
   return { all: answers.every((one) => one.ready), detail: answers.map((one) => one.text).join("; ") };
 }
 
-async function createMachine(plan: BootPlan, member: ProtectedMachine, disks: readonly ExportedDisk[], keepPorts: boolean): Promise<Machine> {
-  const forwards = member.forwards.map(({ guestPort, hostPort }) => ({ guestPort, hostPort: keepPorts ? hostPort : 0 }));
+async function createMachine(
+  plan: BootPlan,
+  member: ProtectedMachine,
+  disks: readonly ExportedDisk[],
+  keepPorts: boolean,
+): Promise<Machine> {
+  const forwards = member.forwards.map(({ guestPort, hostPort }) => ({
+    guestPort,
+    hostPort: keepPorts ? hostPort : 0,
+  }));
   const own = disks.filter((disk) => disk.machine === member.name);
   return await act(
     "createMachine",
@@ -75,14 +100,23 @@ async function createMachine(plan: BootPlan, member: ProtectedMachine, disks: re
       operationId: plan.operationId,
       name: member.name,
       config: member.config,
-      disks: own.map(({ diskId, url, bootIndex }) => ({ diskId, url, ...(bootIndex === undefined ? {} : { bootIndex }) })),
+      disks: own.map(({ diskId, url, bootIndex }) => ({
+        diskId,
+        url,
+        ...(bootIndex === undefined ? {} : { bootIndex }),
+      })),
       network: { mode: plan.mode, forwards },
     },
     { at: plan.site, summary: `create machine ${member.name}`, priority: plan.priority },
   );
 }
 
-async function start(plan: BootPlan, member: ProtectedMachine, machine: Machine, disks: readonly ExportedDisk[]): Promise<Machine> {
+async function start(
+  plan: BootPlan,
+  member: ProtectedMachine,
+  machine: Machine,
+  disks: readonly ExportedDisk[],
+): Promise<Machine> {
   const options = { at: plan.site, summary: `start machine ${member.name}`, priority: plan.priority };
   if (plan.mode === "isolated" || member.forwards.every(({ hostPort }) => hostPort === 0)) {
     return await act("startMachine", { site: plan.site, machineId: machine.id }, options);
@@ -93,7 +127,11 @@ async function start(plan: BootPlan, member: ProtectedMachine, machine: Machine,
     const { code } = faultOf(error);
     let id = machine.id;
     if (code === "PORT_IN_USE") {
-      await act("destroyMachine", { site: plan.site, machineId: id }, { ...options, summary: `remove machine ${member.name}: a port is taken` });
+      await act(
+        "destroyMachine",
+        { site: plan.site, machineId: id },
+        { ...options, summary: `remove machine ${member.name}: a port is taken` },
+      );
       ({ id } = await createMachine(plan, member, disks, false));
     }
     return await act("startMachine", { site: plan.site, machineId: id }, options);

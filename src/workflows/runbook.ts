@@ -13,7 +13,11 @@ import { now } from "./workflow-time.ts";
 
 export interface Runbook {
   /** Run a step. `note` says what was found; it stays with the step. `budgetMs` is shown as "until when". */
-  step<T>(name: string, work: (note: (detail: string) => void) => Promise<T>, options?: { readonly waitsFor?: string; readonly budgetMs?: number }): Promise<T>;
+  step<T>(
+    name: string,
+    work: (note: (detail: string) => void) => Promise<T>,
+    options?: { readonly waitsFor?: string; readonly budgetMs?: number },
+  ): Promise<T>;
   /** Undo what `step` is about to do, should the operation fail. */
   undo(step: string, work: () => Promise<void>): void;
   /** From here on nothing is undone: the operation's result stands whatever fails later. */
@@ -37,7 +41,12 @@ export async function runOperation(
   changed: (state: OperationState) => void,
   work: (run: Runbook) => Promise<void>,
 ): Promise<RunResult> {
-  let state: OperationState = { ...header, state: "running", startedAtMs: now(), steps: steps.map((name) => ({ name, state: "waiting" })) };
+  let state: OperationState = {
+    ...header,
+    state: "running",
+    startedAtMs: now(),
+    steps: steps.map((name) => ({ name, state: "waiting" })),
+  };
   let undos: { readonly step: string; readonly work: () => Promise<void> }[] = [];
   const notUndone: string[] = [];
   const update = (next: OperationState): void => {
@@ -49,7 +58,11 @@ export async function runOperation(
     async step(name, work, options = {}) {
       let detail: string | undefined;
       const { waitsUntilMs: _previous, ...rest } = state;
-      state = { ...rest, waitsFor: options.waitsFor ?? name, ...(options.budgetMs === undefined ? {} : { waitsUntilMs: now() + options.budgetMs }) };
+      state = {
+        ...rest,
+        waitsFor: options.waitsFor ?? name,
+        ...(options.budgetMs === undefined ? {} : { waitsUntilMs: now() + options.budgetMs }),
+      };
       mark(name, { state: "running", startedAtMs: now() });
       const told = (): Partial<OperationStep> => ({ endedAtMs: now(), ...(detail === undefined ? {} : { detail }) });
       try {
@@ -95,11 +108,18 @@ export async function runOperation(
 
 function ended(state: OperationState, how: "done" | "failed" | "cancelled"): OperationState {
   const { waitsFor: _waitsFor, waitsUntilMs: _waitsUntilMs, ...rest } = state;
-  return { ...rest, state: how, endedAtMs: now(), steps: state.steps.map((step) => (step.state === "waiting" ? { ...step, state: "skipped" } : step)) };
+  return {
+    ...rest,
+    state: how,
+    endedAtMs: now(),
+    steps: state.steps.map((step) => (step.state === "waiting" ? { ...step, state: "skipped" } : step)),
+  };
 }
 
 function withStep(state: OperationState, name: string, more: Partial<OperationStep>): OperationState {
   const known = state.steps.some((step) => step.name === name);
-  const steps = known ? state.steps.map((step) => (step.name === name ? { ...step, ...more } : step)) : [...state.steps, { name, state: "running" as const, ...more }];
+  const steps = known
+    ? state.steps.map((step) => (step.name === name ? { ...step, ...more } : step))
+    : [...state.steps, { name, state: "running" as const, ...more }];
   return { ...state, steps };
 }

@@ -8,7 +8,8 @@ export const operationChanged = defineSignal<[OperationState]>("operationChanged
 export const operationEnded = defineSignal<[OperationEnd]>("operationEnded");
 /** The janitor removed everything of an operation; `lost`: the operation's workflow ended without saying so. */
 export const resourcesGone = defineSignal<[{ readonly operationId: string; readonly lost: boolean }]>("resourcesGone");
-export const syncProgressed = defineSignal<[{ readonly progress: GroupProgress; readonly cursor: string }]>("syncProgressed");
+export const syncProgressed =
+  defineSignal<[{ readonly progress: GroupProgress; readonly cursor: string }]>("syncProgressed");
 
 /** To a test failover: end it now. */
 export const cleanUp = defineSignal<[{ readonly reason: string }]>("cleanUp");

@@ -47,11 +47,26 @@ export async function testFailover(input: TestFailoverInput): Promise<OperationS
   });
   let guard: Guard | undefined;
   const { operation, notUndone } = await runOperation(
-    { operationId: input.operationId, kind: "testFailover", workflowId: input.workflowId, groupId: input.groupId, by: input.by },
+    {
+      operationId: input.operationId,
+      kind: "testFailover",
+      workflowId: input.workflowId,
+      groupId: input.groupId,
+      by: input.by,
+    },
     ["guard", "choose point", "open disks", "create machines", "start machines", "verify", "lease", "clean up"],
     reporter(input.groupId, `${input.groupName}: test failover at ${input.site}`),
     async (run) => {
-      guard = await run.step("guard", async () => await startGuard({ groupId: input.groupId, groupName: input.groupName, site: input.site, operationId: input.operationId }));
+      guard = await run.step(
+        "guard",
+        async () =>
+          await startGuard({
+            groupId: input.groupId,
+            groupName: input.groupName,
+            site: input.site,
+            operationId: input.operationId,
+          }),
+      );
       run.undo("clean up", async () => await removeAll(input));
       try {
         await body.run(async () => await bringUpAndWait(input, run, ending));
@@ -83,13 +98,21 @@ async function bringUpAndWait(input: TestFailoverInput, run: Runbook, ending: En
   const plan: BootPlan = { site, operationId, machines: input.machines, mode: "isolated", priority: PRIORITY.test };
   const at = { at: site, priority: PRIORITY.test };
   const point = await run.step("choose point", async (note) => {
-    const chosen = await act("choosePoint", { site, groupId, selector: input.point }, { ...at, summary: `choose point ${input.point}`, budgetMs: 30_000 });
+    const chosen = await act(
+      "choosePoint",
+      { site, groupId, selector: input.point },
+      { ...at, summary: `choose point ${input.point}`, budgetMs: 30_000 },
+    );
     note(`barrier ${chosen.barrier}, ${chosen.consistency}-consistent`);
     run.set({ pointId: chosen.id, pointCutAtMs: chosen.cutAtMs });
     return chosen;
   });
   const opened = await run.step("open disks", async (note) => {
-    const status = await act("openExport", { site, groupId, operationId, point: point.id, mode: "throw-away" }, { ...at, summary: "open the disks on a throw-away overlay" });
+    const status = await act(
+      "openExport",
+      { site, groupId, operationId, point: point.id, mode: "throw-away" },
+      { ...at, summary: "open the disks on a throw-away overlay" },
+    );
     note(`${status.disks.length} disks`);
     return status;
   });
@@ -103,26 +126,44 @@ async function bringUpAndWait(input: TestFailoverInput, run: Runbook, ending: En
     return result;
   });
   run.set({ machines: booted.machines });
-  await run.step("verify", async (note) => {
-    try {
-      note((await awaitAnswers(plan, booted.machines, input.answerMs ?? ANSWER_MS)).detail);
-    } catch (error) {
-      if (isCancellation(error)) throw error;
-      // They run: somebody may want to look at them before the lease ends.
-      note(`not known: ${faultOf(error).message}`);
-    }
-  }, { waitsFor: "the machines to answer", budgetMs: input.answerMs ?? ANSWER_MS });
+  await run.step(
+    "verify",
+    async (note) => {
+      try {
+        note((await awaitAnswers(plan, booted.machines, input.answerMs ?? ANSWER_MS)).detail);
+      } catch (error) {
+        if (isCancellation(error)) throw error;
+        // They run: somebody may want to look at them before the lease ends.
+        note(`not known: ${faultOf(error).message}`);
+      }
+    },
+    { waitsFor: "the machines to answer", budgetMs: input.answerMs ?? ANSWER_MS },
+  );
   await run.step(
     "lease",
     async (note) => {
       note(`until ${timestamp(now() + input.leaseMs)}`);
       ending.awaited = true;
-      await condition(() => ending.reason !== undefined, input.leaseMs, { summary: `lease of ${duration(input.leaseMs)}` });
+      await condition(() => ending.reason !== undefined, input.leaseMs, {
+        summary: `lease of ${duration(input.leaseMs)}`,
+      });
     },
-    { waitsFor: `clean-up ("leeward test-failover cleanup ${input.groupName}") or the end of the lease`, budgetMs: input.leaseMs },
+    {
+      waitsFor: `clean-up ("leeward test-failover cleanup ${input.groupName}") or the end of the lease`,
+      budgetMs: input.leaseMs,
+    },
   );
 }
 
 async function removeAll(input: TestFailoverInput): Promise<void> {
-  await act("removeOperation", { site: input.site, operationId: input.operationId, discard: true }, { at: input.site, summary: "remove machines and disks of the test", budgetMs: CLEAN_UP_MS, priority: PRIORITY.test });
+  await act(
+    "removeOperation",
+    { site: input.site, operationId: input.operationId, discard: true },
+    {
+      at: input.site,
+      summary: "remove machines and disks of the test",
+      budgetMs: CLEAN_UP_MS,
+      priority: PRIORITY.test,
+    },
+  );
 }

@@ -7,19 +7,46 @@ import type { WatchInput } from "../../src/activities/contract.ts";
 import { runActivity } from "../support/activity-context.ts";
 import { createFakeSites, SOURCE, TARGET, type FakeSites } from "../support/fake-sites.ts";
 
-const MACHINE = { site: TARGET, operationId: "op", name: "web", config: { cpus: 1, memoryMiB: 128, firmware: "bios" }, disks: [], network: { mode: "isolated", forwards: [] } } as const;
+const MACHINE = {
+  site: TARGET,
+  operationId: "op",
+  name: "web",
+  config: { cpus: 1, memoryMiB: 128, firmware: "bios" },
+  disks: [],
+  network: { mode: "isolated", forwards: [] },
+} as const;
 
 async function prepared(): Promise<FakeSites> {
   const sites = createFakeSites({ groupId: "web" });
   const { activities } = sites;
-  await runActivity(activities.prepareGroup, { site: TARGET, groupId: "web", operationId: "p", groupName: "web", sourceSite: SOURCE, disks: [], record: "{}" }).result;
+  await runActivity(activities.prepareGroup, {
+    site: TARGET,
+    groupId: "web",
+    operationId: "p",
+    groupName: "web",
+    sourceSite: SOURCE,
+    disks: [],
+    record: "{}",
+  }).result;
   await runActivity(activities.putOrder, { order: order(1) }).result;
   sites.world.syncRemainingBytes = 0;
   return sites;
 }
 
 function order(version: number) {
-  return { groupId: "web", groupName: "web", version, state: "active", branch: "root", groupEpoch: 1, sourceSite: SOURCE, target: { site: TARGET, host: "h", port: 1 }, intervalMs: 1_000, compressAt: "agent", members: [] } as const;
+  return {
+    groupId: "web",
+    groupName: "web",
+    version,
+    state: "active",
+    branch: "root",
+    groupEpoch: 1,
+    sourceSite: SOURCE,
+    target: { site: TARGET, host: "h", port: 1 },
+    intervalMs: 1_000,
+    compressAt: "agent",
+    members: [],
+  } as const;
 }
 
 const watch = (more: Partial<WatchInput> = {}): WatchInput => ({
@@ -35,14 +62,33 @@ const watch = (more: Partial<WatchInput> = {}): WatchInput => ({
 
 test("a fault leaves with its code, its hint, and whether another try can help", async () => {
   const sites = await prepared();
-  sites.fail({ method: "masterTarget.fence", at: 1, times: 1, when: "before", fault: new Fault("STORE_DENIED", "No access", { hint: "Look at the credentials", details: { bucket: "leeward" } }) });
-  sites.fail({ method: "masterTarget.fence", at: 2, times: 1, when: "before", fault: new Fault("STORE_UNAVAILABLE", "Not now") });
-  const fence = async (): Promise<unknown> => await runActivity(sites.activities.fence, { site: TARGET, groupId: "web", operationId: "f", activeSite: TARGET }).result;
+  sites.fail({
+    method: "masterTarget.fence",
+    at: 1,
+    times: 1,
+    when: "before",
+    fault: new Fault("STORE_DENIED", "No access", { hint: "Look at the credentials", details: { bucket: "leeward" } }),
+  });
+  sites.fail({
+    method: "masterTarget.fence",
+    at: 2,
+    times: 1,
+    when: "before",
+    fault: new Fault("STORE_UNAVAILABLE", "Not now"),
+  });
+  const fence = async (): Promise<unknown> =>
+    await runActivity(sites.activities.fence, { site: TARGET, groupId: "web", operationId: "f", activeSite: TARGET })
+      .result;
   await assert.rejects(fence(), (error) => {
     assert.ok(error instanceof ApplicationFailure);
     assert.equal(error.type, "STORE_DENIED");
     assert.equal(error.nonRetryable, true);
-    assert.deepEqual(faultOfFailure(error)?.toJSON(), { code: "STORE_DENIED", message: "No access", hint: "Look at the credentials", details: { bucket: "leeward" } });
+    assert.deepEqual(faultOfFailure(error)?.toJSON(), {
+      code: "STORE_DENIED",
+      message: "No access",
+      hint: "Look at the credentials",
+      details: { bucket: "leeward" },
+    });
     return true;
   });
   await assert.rejects(fence(), (error) => error instanceof ApplicationFailure && error.nonRetryable === false);
@@ -55,19 +101,47 @@ test("each activity that changes something leaves the same world and answer when
   const { barrier } = sites.world.barriers.at(-1)!;
   sites.world.order = { ...sites.world.order!, state: "paused" }; // Nothing is cut meanwhile.
   const twice: Readonly<Record<string, () => Promise<unknown>>> = {
-    prepareGroup: async () => await runActivity(activities.prepareGroup, { site: TARGET, groupId: "web", operationId: "p", groupName: "web", sourceSite: SOURCE, disks: [], record: "{}" }).result,
+    prepareGroup: async () =>
+      await runActivity(activities.prepareGroup, {
+        site: TARGET,
+        groupId: "web",
+        operationId: "p",
+        groupName: "web",
+        sourceSite: SOURCE,
+        disks: [],
+        record: "{}",
+      }).result,
     putOrder: async () => await runActivity(activities.putOrder, { order: order(2) }).result,
-    cutNow: async () => await runActivity(activities.cutNow, { site: SOURCE, groupId: "web", operationId: "c", timeoutMs: 1_000 }).result,
-    bookmark: async () => await runActivity(activities.bookmark, { site: TARGET, groupId: "web", operationId: "b", barrier, name: "good" }).result,
-    fence: async () => await runActivity(activities.fence, { site: TARGET, groupId: "web", operationId: "f", activeSite: TARGET }).result,
-    openExport: async () => await runActivity(activities.openExport, { site: TARGET, groupId: "web", operationId: "op", point: "latest", mode: "throw-away" }).result,
+    cutNow: async () =>
+      await runActivity(activities.cutNow, { site: SOURCE, groupId: "web", operationId: "c", timeoutMs: 1_000 }).result,
+    bookmark: async () =>
+      await runActivity(activities.bookmark, { site: TARGET, groupId: "web", operationId: "b", barrier, name: "good" })
+        .result,
+    fence: async () =>
+      await runActivity(activities.fence, { site: TARGET, groupId: "web", operationId: "f", activeSite: TARGET })
+        .result,
+    openExport: async () =>
+      await runActivity(activities.openExport, {
+        site: TARGET,
+        groupId: "web",
+        operationId: "op",
+        point: "latest",
+        mode: "throw-away",
+      }).result,
     createMachine: async () => await runActivity(activities.createMachine, MACHINE).result,
-    startMachine: async () => withoutTimes(await runActivity(activities.startMachine, { site: TARGET, machineId: "op-web" }).result),
-    shutdownMachines: async () => await runActivity(activities.shutdownMachines, { site: SOURCE, machineIds: ["source-web"], timeoutMs: 10 }).result,
-    startMachines: async () => await runActivity(activities.startMachines, { site: SOURCE, machineIds: ["source-web"] }).result,
-    destroyMachine: async () => await runActivity(activities.destroyMachine, { site: TARGET, machineId: "op-web" }).result,
-    removeOperation: async () => await runActivity(activities.removeOperation, { site: TARGET, operationId: "op", discard: true }).result,
-    releaseGroup: async () => await runActivity(activities.releaseGroup, { site: TARGET, groupId: "web", operationId: "u" }).result,
+    startMachine: async () =>
+      withoutTimes(await runActivity(activities.startMachine, { site: TARGET, machineId: "op-web" }).result),
+    shutdownMachines: async () =>
+      await runActivity(activities.shutdownMachines, { site: SOURCE, machineIds: ["source-web"], timeoutMs: 10 })
+        .result,
+    startMachines: async () =>
+      await runActivity(activities.startMachines, { site: SOURCE, machineIds: ["source-web"] }).result,
+    destroyMachine: async () =>
+      await runActivity(activities.destroyMachine, { site: TARGET, machineId: "op-web" }).result,
+    removeOperation: async () =>
+      await runActivity(activities.removeOperation, { site: TARGET, operationId: "op", discard: true }).result,
+    releaseGroup: async () =>
+      await runActivity(activities.releaseGroup, { site: TARGET, groupId: "web", operationId: "u" }).result,
   };
   for (const [name, run] of Object.entries(twice)) {
     const answer = await run();
@@ -89,10 +163,21 @@ test("a window counts barriers, beats with the last one, and ends at its time", 
 
 test("a window ends early when the connection, the state or the lag is not what the workflow knows", async () => {
   const sites = await prepared();
-  assert.equal((await runActivity(sites.activities.watchGroup, watch({ windowMs: 60_000, known: { ...watch().known, connected: false } })).result).endedBy, "changed");
+  assert.equal(
+    (
+      await runActivity(
+        sites.activities.watchGroup,
+        watch({ windowMs: 60_000, known: { ...watch().known, connected: false } }),
+      ).result
+    ).endedBy,
+    "changed",
+  );
   sites.loseSource(true);
   assert.equal((await runActivity(sites.activities.watchGroup, watch({ windowMs: 60_000 })).result).endedBy, "changed");
-  const late = await runActivity(sites.activities.watchGroup, watch({ windowMs: 60_000, rpoThresholdMs: 1, known: { ...watch().known, connected: false } })).result;
+  const late = await runActivity(
+    sites.activities.watchGroup,
+    watch({ windowMs: 60_000, rpoThresholdMs: 1, known: { ...watch().known, connected: false } }),
+  ).result;
   assert.equal(late.endedBy, "changed");
 });
 
@@ -100,20 +185,32 @@ test("a sync is watched until its first point", async () => {
   const sites = await prepared();
   sites.world.syncRemainingBytes = 1 << 26;
   sites.world.barriers = [];
-  const result = await runActivity(sites.activities.watchGroup, watch({ windowMs: 60_000, until: "point", known: { ...watch().known, state: "seeding" } })).result;
+  const result = await runActivity(
+    sites.activities.watchGroup,
+    watch({ windowMs: 60_000, until: "point", known: { ...watch().known, state: "seeding" } }),
+  ).result;
   assert.equal(result.endedBy, "point");
   assert.equal(result.progress?.disks[0]?.syncRemainingBytes, 0);
 });
 
 test("a target that cannot be asked is reported after seconds, one that does not know the group at once", async () => {
   const sites = await prepared();
-  sites.fail({ method: "masterTarget.observeGroup", at: 1, times: 100, when: "before", fault: new Fault("PEER_UNREACHABLE", "Not connected") });
+  sites.fail({
+    method: "masterTarget.observeGroup",
+    at: 1,
+    times: 100,
+    when: "before",
+    fault: new Fault("PEER_UNREACHABLE", "Not connected"),
+  });
   const result = await runActivity(sites.activities.watchGroup, watch({ windowMs: 60_000 })).result;
   assert.equal(result.endedBy, "unreachable");
   assert.equal(result.fault?.code, "PEER_UNREACHABLE");
   const other = createFakeSites({ groupId: "web" });
   const begun = performance.now();
-  assert.equal((await runActivity(other.activities.watchGroup, watch({ windowMs: 60_000 })).result).fault?.code, "NOT_FOUND");
+  assert.equal(
+    (await runActivity(other.activities.watchGroup, watch({ windowMs: 60_000 })).result).fault?.code,
+    "NOT_FOUND",
+  );
   assert.ok(performance.now() - begun < 1_000);
 });
 
@@ -127,21 +224,28 @@ test("a cancelled window ends at once", async () => {
 test("taps that do not come up name the disks and the last fault", async () => {
   const sites = await prepared();
   sites.loseSource(true);
-  await assert.rejects(runActivity(sites.activities.awaitTaps, { site: SOURCE, groupId: "web", diskIds: ["web-0"], timeoutMs: 300 }).result, (error) => {
-    const fault = faultOfFailure(error);
-    assert.equal(fault?.code, "AGENT_UNREACHABLE");
-    assert.match(fault.message, /"web-0"/);
-    assert.match(fault.message, /PEER_UNREACHABLE/);
-    return true;
-  });
+  await assert.rejects(
+    runActivity(sites.activities.awaitTaps, { site: SOURCE, groupId: "web", diskIds: ["web-0"], timeoutMs: 300 })
+      .result,
+    (error) => {
+      const fault = faultOfFailure(error);
+      assert.equal(fault?.code, "AGENT_UNREACHABLE");
+      assert.match(fault.message, /"web-0"/);
+      assert.match(fault.message, /PEER_UNREACHABLE/);
+      return true;
+    },
+  );
 });
 
 test("machines are found by name; what the hypervisor does not know is unknown, not off", async () => {
   const sites = await prepared();
-  assert.deepEqual(await runActivity(sites.activities.findMachines, { site: SOURCE, names: ["web", "printer"] }).result, [
-    { name: "web", machineId: "source-web", power: "running" },
-    { name: "printer", power: "unknown" },
-  ]);
+  assert.deepEqual(
+    await runActivity(sites.activities.findMachines, { site: SOURCE, names: ["web", "printer"] }).result,
+    [
+      { name: "web", machineId: "source-web", power: "running" },
+      { name: "printer", power: "unknown" },
+    ],
+  );
 });
 
 function withoutTimes(value: unknown): unknown {

@@ -12,14 +12,19 @@ import { startTemporal } from "../support/temporal.ts";
 
 test("the search attributes of the code are those of temporal/search-attributes.json", () => {
   const file = path.join(import.meta.dirname, "../../temporal/search-attributes.json");
-  const { searchAttributes } = JSON.parse(readFileSync(file, "utf8")) as { readonly searchAttributes: readonly { readonly name: string; readonly type: string }[] };
+  const { searchAttributes } = JSON.parse(readFileSync(file, "utf8")) as {
+    readonly searchAttributes: readonly { readonly name: string; readonly type: string }[];
+  };
   assert.deepEqual(Object.fromEntries(searchAttributes.map(({ name, type }) => [name, type])), SEARCH_ATTRIBUTES);
 });
 
 test("setting up a server creates namespace and attributes, and repeats safely", async (context) => {
   const temporal = await startTemporal();
   context.after(async () => await temporal.stop());
-  await Promise.all([setUpTemporal(temporal.connection, "leeward"), setUpTemporal(temporal.connection, "leeward")]).catch(async () => {
+  await Promise.all([
+    setUpTemporal(temporal.connection, "leeward"),
+    setUpTemporal(temporal.connection, "leeward"),
+  ]).catch(async () => {
     // A namespace that was made a moment ago is not seen everywhere at once; the worker tries until it works.
     for (let tries = 0; tries < 100; tries += 1) {
       try {

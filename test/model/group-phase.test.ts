@@ -1,10 +1,33 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { allowedOperations, CONDITIONS, GROUP_OPERATIONS, nextPhase, refusalOf, type GroupFacts, type GroupPhase, type PhaseEvent } from "#model/group-phase.ts";
+import {
+  allowedOperations,
+  CONDITIONS,
+  GROUP_OPERATIONS,
+  nextPhase,
+  refusalOf,
+  type GroupFacts,
+  type GroupPhase,
+  type PhaseEvent,
+} from "#model/group-phase.ts";
 
-const PHASES: readonly GroupPhase[] = ["unprotected", "seeding", "protected", "failing-over", "failed-over", "committed"];
-const facts = (more: Partial<GroupFacts> = {}): GroupFacts => ({ name: "web", phase: "protected", conditions: [], hasPoint: true, sourceConnected: true, ...more });
+const PHASES: readonly GroupPhase[] = [
+  "unprotected",
+  "seeding",
+  "protected",
+  "failing-over",
+  "failed-over",
+  "committed",
+];
+const facts = (more: Partial<GroupFacts> = {}): GroupFacts => ({
+  name: "web",
+  phase: "protected",
+  conditions: [],
+  hasPoint: true,
+  sourceConnected: true,
+  ...more,
+});
 
 const anyFacts = fc.record({
   name: fc.constant("web"),
@@ -32,7 +55,10 @@ test("what is listed as allowed is not refused, and a refusal lists exactly what
 test("a failover is possible whenever a point exists, whatever else stands beside the phase, except an end of protection", () => {
   fc.assert(
     fc.property(anyFacts, (seen) => {
-      const wanted = (seen.phase === "protected" || seen.phase === "seeding") && seen.hasPoint && !seen.conditions.includes(CONDITIONS.unprotecting);
+      const wanted =
+        (seen.phase === "protected" || seen.phase === "seeding") &&
+        seen.hasPoint &&
+        !seen.conditions.includes(CONDITIONS.unprotecting);
       assert.equal(allowedOperations(seen).includes("failover"), wanted);
     }),
   );
@@ -50,9 +76,27 @@ test("a source that is not connected: unplanned needs the word of a person, plan
 test("what is allowed in each phase of an ordinary life", () => {
   assert.deepEqual(allowedOperations(facts({ phase: "unprotected", hasPoint: false })), ["protect"]);
   assert.deepEqual(allowedOperations(facts({ phase: "seeding", hasPoint: false })), ["unprotect"]);
-  assert.deepEqual(allowedOperations(facts()), ["pause", "bookmark", "failover", "planned-failover", "test-failover", "unprotect"]);
-  assert.deepEqual(allowedOperations(facts({ conditions: [CONDITIONS.paused] })), ["resume", "failover", "test-failover", "unprotect"]);
-  assert.deepEqual(allowedOperations(facts({ conditions: [CONDITIONS.testing] })), ["pause", "bookmark", "failover", "planned-failover", "test-failover-cleanup"]);
+  assert.deepEqual(allowedOperations(facts()), [
+    "pause",
+    "bookmark",
+    "failover",
+    "planned-failover",
+    "test-failover",
+    "unprotect",
+  ]);
+  assert.deepEqual(allowedOperations(facts({ conditions: [CONDITIONS.paused] })), [
+    "resume",
+    "failover",
+    "test-failover",
+    "unprotect",
+  ]);
+  assert.deepEqual(allowedOperations(facts({ conditions: [CONDITIONS.testing] })), [
+    "pause",
+    "bookmark",
+    "failover",
+    "planned-failover",
+    "test-failover-cleanup",
+  ]);
   assert.deepEqual(allowedOperations(facts({ phase: "failing-over" })), []);
   assert.deepEqual(allowedOperations(facts({ phase: "failed-over" })), []);
 });

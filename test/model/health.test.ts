@@ -17,7 +17,8 @@ const facts = (more: Partial<HealthFacts> = {}): HealthFacts => ({
   progress: live,
   ...more,
 });
-const codes = (more: Partial<HealthFacts>): readonly string[] => assessHealth(facts(more)).map((reason) => `${reason.code} ${reason.level}`);
+const codes = (more: Partial<HealthFacts>): readonly string[] =>
+  assessHealth(facts(more)).map((reason) => `${reason.code} ${reason.level}`);
 
 test("a group that keeps up has no reason to be anything but healthy", () => {
   assert.deepEqual(assessHealth(facts()), []);
@@ -33,7 +34,10 @@ test("a lag beyond the policy is a breach: first a warning, then critical", () =
 
 test("a source that is away says what to type if it is lost; the worst reason comes first", () => {
   const reasons = assessHealth(facts({ progress: { ...live, connected: false, currentAsOfMs: NOW - 20_000 } }));
-  assert.deepEqual(reasons.map((reason) => reason.code), ["SOURCE_DISCONNECTED", "RPO_BREACH"]);
+  assert.deepEqual(
+    reasons.map((reason) => reason.code),
+    ["SOURCE_DISCONNECTED", "RPO_BREACH"],
+  );
   assert.match(reasons[0]?.remedy ?? "", /leeward failover web --source-lost/);
   assert.equal(healthLevel(reasons), "critical");
 });
@@ -43,22 +47,37 @@ test("fenced, failed and unreachable are told apart, with the fault's own words"
   assert.deepEqual(codes({ progress: { ...live, state: "fenced", fault } }), ["FENCED critical"]);
   assert.equal(assessHealth(facts({ progress: { ...live, state: "fenced", fault } }))[0]?.cause, "Site b is active");
   assert.deepEqual(codes({ progress: { ...live, state: "failed" } }), ["REPLICATION_FAILED critical"]);
-  assert.deepEqual(codes({ targetFault: { code: "PEER_UNREACHABLE", message: "not connected" } }), ["TARGET_UNREACHABLE critical"]);
+  assert.deepEqual(codes({ targetFault: { code: "PEER_UNREACHABLE", message: "not connected" } }), [
+    "TARGET_UNREACHABLE critical",
+  ]);
 });
 
 test("an initial sync that does not move is stalled, a paused group is only paused", () => {
   const seeding = { phase: "seeding", progress: { ...live, state: "seeding", currentAsOfMs: 0 } } as const;
   assert.deepEqual(codes(seeding), []);
   assert.deepEqual(codes({ ...seeding, syncMovedAtMs: NOW - SYNC_STALLED_MS - 1 }), ["SYNC_STALLED warning"]);
-  assert.deepEqual(codes({ conditions: [CONDITIONS.paused], progress: { ...live, connected: false } }), ["PAUSED warning"]);
+  assert.deepEqual(codes({ conditions: [CONDITIONS.paused], progress: { ...live, connected: false } }), [
+    "PAUSED warning",
+  ]);
 });
 
 test("after a failover the replica machines are what counts", () => {
   const replica = { uncommittedSinceMs: 0, machinesOff: [] };
-  assert.deepEqual(codes({ phase: "failed-over", replica, progress: { ...live, connected: false } }), ["NOT_REPLICATED warning"]);
-  assert.deepEqual(codes({ phase: "failed-over", replica: { ...replica, uncommittedSinceMs: NOW - 20_000 } }), ["NOT_REPLICATED warning", "LOCAL_RPO_BREACH warning"]);
-  assert.deepEqual(codes({ phase: "failed-over", replica: { ...replica, machinesOff: ["web"] } }), ["REPLICA_MACHINE_OFF critical", "NOT_REPLICATED warning"]);
-  assert.deepEqual(codes({ phase: "failed-over", conditions: [CONDITIONS.sourceMayRun], replica }), ["NOT_REPLICATED warning", "SOURCE_MAY_RUN warning"]);
+  assert.deepEqual(codes({ phase: "failed-over", replica, progress: { ...live, connected: false } }), [
+    "NOT_REPLICATED warning",
+  ]);
+  assert.deepEqual(codes({ phase: "failed-over", replica: { ...replica, uncommittedSinceMs: NOW - 20_000 } }), [
+    "NOT_REPLICATED warning",
+    "LOCAL_RPO_BREACH warning",
+  ]);
+  assert.deepEqual(codes({ phase: "failed-over", replica: { ...replica, machinesOff: ["web"] } }), [
+    "REPLICA_MACHINE_OFF critical",
+    "NOT_REPLICATED warning",
+  ]);
+  assert.deepEqual(codes({ phase: "failed-over", conditions: [CONDITIONS.sourceMayRun], replica }), [
+    "NOT_REPLICATED warning",
+    "SOURCE_MAY_RUN warning",
+  ]);
 });
 
 test("a replica that is claimed but runs nowhere says how to go on", () => {
@@ -68,5 +87,14 @@ test("a replica that is claimed but runs nowhere says how to go on", () => {
 });
 
 test("durations are said in one unit", () => {
-  assert.deepEqual([0, 999, 1_000, 119_000, 120_000, 7_199_000, 7_200_000, 172_800_000].map(duration), ["0 ms", "999 ms", "1 s", "119 s", "2 min", "120 min", "2 h", "2 d"]);
+  assert.deepEqual([0, 999, 1_000, 119_000, 120_000, 7_199_000, 7_200_000, 172_800_000].map(duration), [
+    "0 ms",
+    "999 ms",
+    "1 s",
+    "119 s",
+    "2 min",
+    "120 min",
+    "2 h",
+    "2 d",
+  ]);
 });

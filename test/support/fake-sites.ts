@@ -36,7 +36,10 @@ interface World {
   barriers: { barrier: number; cutAtMs: number; name?: string }[];
   syncRemainingBytes: number;
   exports: Record<string, { mode: ExportMode; point: string; open: boolean; discarded: boolean }>;
-  machines: Record<string, Machine & { readonly disks: readonly MachineDisk[]; readonly network: MachineNetwork; readonly site: string }>;
+  machines: Record<
+    string,
+    Machine & { readonly disks: readonly MachineDisk[]; readonly network: MachineNetwork; readonly site: string }
+  >;
   cuts: Record<string, { barrier: number; cutAtMs: number }>;
 }
 
@@ -63,7 +66,11 @@ export const TARGET = "secondary";
 export const DISK_BYTES = 64 << 20;
 const FIRST_PORT = 20_000;
 
-export function createFakeSites(options: { readonly groupId: string; readonly machineNames?: readonly string[]; readonly isOpen?: (workflowId: string, runId: string) => Promise<boolean> }): FakeSites {
+export function createFakeSites(options: {
+  readonly groupId: string;
+  readonly machineNames?: readonly string[];
+  readonly isOpen?: (workflowId: string, runId: string) => Promise<boolean>;
+}): FakeSites {
   const { groupId, machineNames = ["web"] } = options;
   const world: World = {
     claims: { activeSite: "", epoch: 0, operations: {} },
@@ -84,7 +91,8 @@ export function createFakeSites(options: { readonly groupId: string; readonly ma
   const stubborn = new Set<string>();
 
   // The source's machines run at the source, as an embedded installation has them.
-  for (const name of machineNames) world.machines[`source-${name}`] = machine(`source-${name}`, "source", name, SOURCE, "running");
+  for (const name of machineNames)
+    world.machines[`source-${name}`] = machine(`source-${name}`, "source", name, SOURCE, "running");
 
   /** Every call passes here. `changes`: it alters the world, so it counts as a step. */
   async function step<T>(method: string, changes: boolean, work: () => T, key = ""): Promise<T> {
@@ -101,7 +109,13 @@ export function createFakeSites(options: { readonly groupId: string; readonly ma
     return result;
   }
 
-  const replicating = (): boolean => !sourceLost && world.order?.state === "active" && world.prepared && !world.released && world.claims.activeSite === SOURCE && world.order.groupEpoch === world.claims.epoch;
+  const replicating = (): boolean =>
+    !sourceLost &&
+    world.order?.state === "active" &&
+    world.prepared &&
+    !world.released &&
+    world.claims.activeSite === SOURCE &&
+    world.order.groupEpoch === world.claims.epoch;
 
   function cycle(): { barrier: number; cutAtMs: number } {
     world.syncRemainingBytes = Math.max(0, world.syncRemainingBytes - DISK_BYTES / 4);
@@ -129,7 +143,15 @@ export function createFakeSites(options: { readonly groupId: string; readonly ma
       groupId,
       state: world.claims.activeSite !== SOURCE ? "fenced" : world.syncRemainingBytes > 0 ? "seeding" : "live",
       connected: !sourceLost,
-      disks: machineNames.map((name) => ({ diskId: `${name}-0`, sizeBytes: DISK_BYTES, epoch: world.claims.epoch, seq: newest?.barrier ?? 0, cycle: newest?.barrier ?? 0, syncRemainingBytes: world.syncRemainingBytes, syncTotalBytes: DISK_BYTES })),
+      disks: machineNames.map((name) => ({
+        diskId: `${name}-0`,
+        sizeBytes: DISK_BYTES,
+        epoch: world.claims.epoch,
+        seq: newest?.barrier ?? 0,
+        cycle: newest?.barrier ?? 0,
+        syncRemainingBytes: world.syncRemainingBytes,
+        syncTotalBytes: DISK_BYTES,
+      })),
       currentAsOfMs: newest?.cutAtMs ?? 0,
       barrier: newest?.barrier ?? 0,
       barrierCutAtMs: newest?.cutAtMs ?? 0,
@@ -152,7 +174,13 @@ export function createFakeSites(options: { readonly groupId: string; readonly ma
       groupId,
       pointId: found.point,
       mode: found.mode,
-      disks: machineNames.map((name) => ({ diskId: `${name}-0`, machine: name, url: `nbd+unix:///${name}-0?socket=/fake/${operationId}`, sizeBytes: DISK_BYTES, bootIndex: 0 })),
+      disks: machineNames.map((name) => ({
+        diskId: `${name}-0`,
+        machine: name,
+        url: `nbd+unix:///${name}-0?socket=/fake/${operationId}`,
+        sizeBytes: DISK_BYTES,
+        bootIndex: 0,
+      })),
       ...(found.mode === "read-write" ? { branch: `branch-${operationId}` } : {}),
       barrier: 0,
       barrierCutAtMs: 0,
@@ -162,10 +190,16 @@ export function createFakeSites(options: { readonly groupId: string; readonly ma
   };
 
   const masterTarget: MasterTarget = {
-    probeStore: async () => await step("masterTarget.probeStore", true, () => ({ storeId: "fake", checkedAtMs: Date.now(), endpoint: "memory" })),
+    probeStore: async () =>
+      await step("masterTarget.probeStore", true, () => ({
+        storeId: "fake",
+        checkedAtMs: Date.now(),
+        endpoint: "memory",
+      })),
     prepareGroup: async ({ sourceSite }) =>
       await step("masterTarget.prepareGroup", true, () => {
-        if (!world.prepared && world.claims.epoch === 0) world.claims = { activeSite: sourceSite, epoch: 1, operations: {} };
+        if (!world.prepared && world.claims.epoch === 0)
+          world.claims = { activeSite: sourceSite, epoch: 1, operations: {} };
         world.prepared = true;
         world.released = false;
         return { host: "127.0.0.1", port: 4000, branch: "root", groupEpoch: world.claims.epoch };
@@ -197,7 +231,10 @@ export function createFakeSites(options: { readonly groupId: string; readonly ma
           world.claims.activeSite = activeSite;
         }
         const newest = world.barriers.at(-1);
-        return { groupEpoch: world.claims.operations[operationId]!, newestPoint: newest === undefined ? undefined : pointOf(newest) };
+        return {
+          groupEpoch: world.claims.operations[operationId]!,
+          newestPoint: newest === undefined ? undefined : pointOf(newest),
+        };
       }),
     openExport: async ({ operationId, point, mode }) =>
       await step("masterTarget.openExport", true, () => {
@@ -205,17 +242,25 @@ export function createFakeSites(options: { readonly groupId: string; readonly ma
         world.exports[operationId].open = true;
         return exportOf(operationId);
       }),
-    exportStatus: async ({ operationId }) => await step("masterTarget.exportStatus", false, () => exportOf(operationId)),
+    exportStatus: async ({ operationId }) =>
+      await step("masterTarget.exportStatus", false, () => exportOf(operationId)),
     closeExport: async ({ operationId, discard }) =>
       await step("masterTarget.closeExport", true, () => {
         const found = world.exports[operationId];
         if (found === undefined) throw new Fault("NOT_FOUND", `No export "${operationId}"`);
-        const user = Object.values(world.machines).find((one) => one.power !== "off" && one.disks.some((disk) => disk.url.includes(operationId)));
+        const user = Object.values(world.machines).find(
+          (one) => one.power !== "off" && one.disks.some((disk) => disk.url.includes(operationId)),
+        );
         if (user !== undefined) throw new RangeError(`Export "${operationId}" is closed under machine "${user.id}"`);
         found.open = false;
         found.discarded ||= discard;
       }),
-    listExports: async () => await step("masterTarget.listExports", false, () => Object.keys(world.exports).filter((id) => world.exports[id]!.open).map(exportOf)),
+    listExports: async () =>
+      await step("masterTarget.listExports", false, () =>
+        Object.keys(world.exports)
+          .filter((id) => world.exports[id]!.open)
+          .map(exportOf),
+      ),
     releaseGroup: async () =>
       await step("masterTarget.releaseGroup", true, () => {
         world.released = true;
@@ -242,7 +287,18 @@ export function createFakeSites(options: { readonly groupId: string; readonly ma
           groupId,
           orderVersion: world.order?.version ?? 0,
           state: "live" as const,
-          disks: machineNames.map((name) => ({ diskId: `${name}-0`, source: `tap:/${name}.img`, sizeBytes: DISK_BYTES, sectorBytes: 512, tapUrl: `nbd+unix:///${name}?socket=/tap`, unsyncedBytes: 0, dirtyBytes: 0, writtenBytes: 0, holdMsMax: 0, sweepReason: "" })),
+          disks: machineNames.map((name) => ({
+            diskId: `${name}-0`,
+            source: `tap:/${name}.img`,
+            sizeBytes: DISK_BYTES,
+            sectorBytes: 512,
+            tapUrl: `nbd+unix:///${name}?socket=/tap`,
+            unsyncedBytes: 0,
+            dirtyBytes: 0,
+            writtenBytes: 0,
+            holdMsMax: 0,
+            sweepReason: "",
+          })),
           spoolBytes: 0,
           lastCutAtMs: 0,
         };
@@ -267,34 +323,65 @@ export function createFakeSites(options: { readonly groupId: string; readonly ma
       if (one === undefined || one.site !== site) throw new Fault("NOT_FOUND", `No machine "${machineId}"`);
       return one;
     };
-    const power = (machineId: string, to: Machine["power"]): Machine => (world.machines[machineId] = { ...found(machineId), power: to, ...(to === "running" ? { startedAtMs: Date.now() } : {}) });
+    const power = (machineId: string, to: Machine["power"]): Machine =>
+      (world.machines[machineId] = {
+        ...found(machineId),
+        power: to,
+        ...(to === "running" ? { startedAtMs: Date.now() } : {}),
+      });
     return {
       kind: "fake",
       createMachine: async ({ operationId, name, config, disks, network }) =>
-        await step("hypervisor.createMachine", true, () => {
-          reach();
-          const id = `${operationId}-${name}`;
-          world.machines[id] ??= { ...machine(id, operationId, name, site, "off", config), disks, network, forwards: network.forwards.map((one, at) => ({ guestPort: one.guestPort, hostPort: one.hostPort === 0 ? FIRST_PORT + at : one.hostPort })) };
-          return world.machines[id];
-        }, `${operationId} ${name}`),
+        await step(
+          "hypervisor.createMachine",
+          true,
+          () => {
+            reach();
+            const id = `${operationId}-${name}`;
+            world.machines[id] ??= {
+              ...machine(id, operationId, name, site, "off", config),
+              disks,
+              network,
+              forwards: network.forwards.map((one, at) => ({
+                guestPort: one.guestPort,
+                hostPort: one.hostPort === 0 ? FIRST_PORT + at : one.hostPort,
+              })),
+            };
+            return world.machines[id];
+          },
+          `${operationId} ${name}`,
+        ),
       start: async (machineId) => await step("hypervisor.start", true, () => power(machineId, "running"), machineId),
       shutdown: async (machineId, { timeoutMs }) =>
-        await step("hypervisor.shutdown", true, () => {
-          if (stubborn.has(found(machineId).name)) throw new Fault("TIMED_OUT", `Still running after ${timeoutMs} ms`);
-          return power(machineId, "off");
-        }, machineId),
+        await step(
+          "hypervisor.shutdown",
+          true,
+          () => {
+            if (stubborn.has(found(machineId).name))
+              throw new Fault("TIMED_OUT", `Still running after ${timeoutMs} ms`);
+            return power(machineId, "off");
+          },
+          machineId,
+        ),
       powerOff: async (machineId) => await step("hypervisor.powerOff", true, () => power(machineId, "off")),
       inspect: async (machineId) => await step("hypervisor.inspect", false, () => found(machineId)),
       list: async (filter) =>
         await step("hypervisor.list", false, () => {
           reach();
-          return Object.values(world.machines).filter((one) => one.site === site && (filter?.operationId === undefined || one.operationId === filter.operationId));
+          return Object.values(world.machines).filter(
+            (one) => one.site === site && (filter?.operationId === undefined || one.operationId === filter.operationId),
+          );
         }),
       destroy: async (machineId) =>
-        await step("hypervisor.destroy", true, () => {
-          reach();
-          delete world.machines[machineId];
-        }, machineId),
+        await step(
+          "hypervisor.destroy",
+          true,
+          () => {
+            reach();
+            delete world.machines[machineId];
+          },
+          machineId,
+        ),
     };
   };
 
@@ -307,12 +394,18 @@ export function createFakeSites(options: { readonly groupId: string; readonly ma
     hypervisor,
     orders: {
       put: async (_groupId, order) =>
-        await step("orders.put", true, () => {
-          const same = JSON.stringify(order) === JSON.stringify(world.order);
-          if (world.order !== undefined && !same && order.version <= world.order.version) throw new Fault("REFUSED", `Expected a version above ${world.order.version}, got ${order.version}`);
-          world.order = order;
-          return { version: order.version, delivered: !sourceLost };
-        }, `${order.version}`),
+        await step(
+          "orders.put",
+          true,
+          () => {
+            const same = JSON.stringify(order) === JSON.stringify(world.order);
+            if (world.order !== undefined && !same && order.version <= world.order.version)
+              throw new Fault("REFUSED", `Expected a version above ${world.order.version}, got ${order.version}`);
+            world.order = order;
+            return { version: order.version, delivered: !sourceLost };
+          },
+          `${order.version}`,
+        ),
     },
     workflows: { isOpen: options.isOpen ?? (async () => true) },
     answers: async () => true,
@@ -340,6 +433,24 @@ export function createFakeSites(options: { readonly groupId: string; readonly ma
   };
 }
 
-function machine(id: string, operationId: string, name: string, site: string, power: Machine["power"], config: MachineConfig = { cpus: 1, memoryMiB: 128, firmware: "bios" }) {
-  return { id, operationId, name, power, config, forwards: [], consoleTail: "", disks: [], network: { mode: "user" as const, forwards: [] }, site };
+function machine(
+  id: string,
+  operationId: string,
+  name: string,
+  site: string,
+  power: Machine["power"],
+  config: MachineConfig = { cpus: 1, memoryMiB: 128, firmware: "bios" },
+) {
+  return {
+    id,
+    operationId,
+    name,
+    power,
+    config,
+    forwards: [],
+    consoleTail: "",
+    disks: [],
+    network: { mode: "user" as const, forwards: [] },
+    site,
+  };
 }

@@ -8,7 +8,20 @@ import { faultOfFailure } from "#model/failure.ts";
 import type { Fault } from "#model/fault.ts";
 import type { Activities } from "../../src/activities/contract.ts";
 import type { Fleet } from "../../src/main/worker-fleet.ts";
-import { CONTROL_QUEUE, groupSummary, groupWorkflowId, QUERIES, UPDATES, WORKFLOWS, type GroupStart, type GroupState, type OperationState, type OperationStarted, type ProtectRequest, type UpdateResults } from "../../src/workflows/messages.ts";
+import {
+  CONTROL_QUEUE,
+  groupSummary,
+  groupWorkflowId,
+  QUERIES,
+  UPDATES,
+  WORKFLOWS,
+  type GroupStart,
+  type GroupState,
+  type OperationState,
+  type OperationStarted,
+  type ProtectRequest,
+  type UpdateResults,
+} from "../../src/workflows/messages.ts";
 import { createFakeSites, DISK_BYTES, SOURCE, TARGET, type FakeSites } from "./fake-sites.ts";
 import { startTemporal, type TestTemporal } from "./temporal.ts";
 
@@ -30,7 +43,10 @@ export interface TestGroup {
   protect(more?: Partial<ProtectRequest>, limits?: Limits): Promise<OperationStarted>;
   /** Protect, and wait until the first point exists. */
   protected(limits?: Limits): Promise<void>;
-  update<Name extends keyof UpdateResults>(name: Name, request: { readonly operationId: string; readonly [field: string]: unknown }): Promise<UpdateResults[Name]>;
+  update<Name extends keyof UpdateResults>(
+    name: Name,
+    request: { readonly operationId: string; readonly [field: string]: unknown },
+  ): Promise<UpdateResults[Name]>;
   /** The fault that an update ends with. */
   refused(work: Promise<unknown>): Promise<Fault>;
   state(): Promise<GroupState>;
@@ -45,7 +61,8 @@ export async function openHarness(): Promise<Harness> {
   const activities = new Proxy({} as Activities, {
     ownKeys: () => Object.keys(names),
     getOwnPropertyDescriptor: () => ({ enumerable: true, configurable: true }),
-    get: (_target, name: keyof Activities) => async (input: never) => await (current!.activities[name] as (input: never) => Promise<unknown>)(input),
+    get: (_target, name: keyof Activities) => async (input: never) =>
+      await (current!.activities[name] as (input: never) => Promise<unknown>)(input),
   });
   const fleet: Fleet = await temporal.work(activities, [TARGET]);
   fleet.ended.catch((error: unknown) => {
@@ -57,7 +74,11 @@ export async function openHarness(): Promise<Harness> {
     world: async (options = {}) => {
       await terminateAll(temporal);
       const groupId = `web-${randomUUID().slice(0, 8)}`;
-      current = createFakeSites({ groupId, ...options, isOpen: async (workflowId, runId) => await isOpen(temporal, workflowId, runId) });
+      current = createFakeSites({
+        groupId,
+        ...options,
+        isOpen: async (workflowId, runId) => await isOpen(temporal, workflowId, runId),
+      });
       return openGroup(temporal, groupId, current, options.machineNames ?? ["web"]);
     },
     stop: async () => {
@@ -86,7 +107,12 @@ export async function isOpen(temporal: TestTemporal, workflowId: string, runId: 
   return status.name === "RUNNING";
 }
 
-export function openGroup(temporal: TestTemporal, groupId: string, sites: FakeSites, machineNames: readonly string[]): TestGroup {
+export function openGroup(
+  temporal: TestTemporal,
+  groupId: string,
+  sites: FakeSites,
+  machineNames: readonly string[],
+): TestGroup {
   const { client } = temporal;
   const handle = () => client.workflow.getHandle(groupWorkflowId(groupId));
   const group: TestGroup = {
@@ -103,14 +129,20 @@ export function openGroup(temporal: TestTemporal, groupId: string, sites: FakeSi
       machines: machineNames.map((name) => ({
         name,
         config: { cpus: 1, memoryMiB: 128, firmware: "bios" },
-        disks: [{ diskId: `${name}-0`, source: `tap:/${name}.img`, sizeBytes: DISK_BYTES, sectorBytes: 512, bootIndex: 0 }],
+        disks: [
+          { diskId: `${name}-0`, source: `tap:/${name}.img`, sizeBytes: DISK_BYTES, sectorBytes: 512, bootIndex: 0 },
+        ],
         forwards: [{ guestPort: 80, hostPort: 0 }],
       })),
       ...more,
     }),
     protect: async (more = {}, limits = LIMITS) => {
       const request = group.request(more);
-      return await client.workflow.executeUpdateWithStart<(start: GroupStart) => Promise<GroupState>, OperationStarted, [ProtectRequest]>(UPDATES.protect, {
+      return await client.workflow.executeUpdateWithStart<
+        (start: GroupStart) => Promise<GroupState>,
+        OperationStarted,
+        [ProtectRequest]
+      >(UPDATES.protect, {
         args: [request],
         updateId: request.operationId,
         startWorkflowOperation: new WithStartWorkflowOperation(WORKFLOWS.protectionGroup, {
@@ -126,7 +158,11 @@ export function openGroup(temporal: TestTemporal, groupId: string, sites: FakeSi
       await group.protect({}, limits);
       await group.until("protected", (state) => state.phase === "protected");
     },
-    update: async (name, request) => await handle().executeUpdate(UPDATES[name], { args: [{ by: "tester", ...request }], updateId: request.operationId }),
+    update: async (name, request) =>
+      await handle().executeUpdate(UPDATES[name], {
+        args: [{ by: "tester", ...request }],
+        updateId: request.operationId,
+      }),
     refused: async (work) => {
       try {
         await work;
@@ -143,12 +179,18 @@ export function openGroup(temporal: TestTemporal, groupId: string, sites: FakeSi
       for (;;) {
         const state = await group.state();
         if (holds(state)) return state;
-        if (Date.now() > end) throw new Error(`Not "${what}" within ${timeoutMs} ms: ${JSON.stringify(state, null, 1)}`);
+        if (Date.now() > end)
+          throw new Error(`Not "${what}" within ${timeoutMs} ms: ${JSON.stringify(state, null, 1)}`);
         await new Promise((resolve) => setTimeout(resolve, 50));
       }
     },
     ended: async (operationId, timeoutMs) => {
-      const state = await group.until(`${operationId} ended`, (one) => one.operations.some((operation) => operation.operationId === operationId && operation.state !== "running"), timeoutMs);
+      const state = await group.until(
+        `${operationId} ended`,
+        (one) =>
+          one.operations.some((operation) => operation.operationId === operationId && operation.state !== "running"),
+        timeoutMs,
+      );
       return state.operations.find((operation) => operation.operationId === operationId)!;
     },
   };

@@ -39,7 +39,27 @@ export async function startTemporal(): Promise<TestTemporal> {
   const address = `127.0.0.1:${port}`;
   const child: ChildProcess = spawn(
     program,
-    ["server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", String(port), "--http-port", String(await freePort()), "--metrics-port", String(await freePort()), "--db-filename", join(folder, "temporal.db"), "--sqlite-pragma", "journal_mode=WAL", "--sqlite-pragma", "synchronous=NORMAL", "--log-level", "error"],
+    [
+      "server",
+      "start-dev",
+      "--headless",
+      "--ip",
+      "127.0.0.1",
+      "--port",
+      String(port),
+      "--http-port",
+      String(await freePort()),
+      "--metrics-port",
+      String(await freePort()),
+      "--db-filename",
+      join(folder, "temporal.db"),
+      "--sqlite-pragma",
+      "journal_mode=WAL",
+      "--sqlite-pragma",
+      "synchronous=NORMAL",
+      "--log-level",
+      "error",
+    ],
     { stdio: ["ignore", "ignore", "ignore"] },
   );
   // Whatever happens to us, it does not outlive us.
@@ -59,7 +79,10 @@ export async function startTemporal(): Promise<TestTemporal> {
     await rm(folder, { recursive: true, force: true });
   };
   try {
-    const [bundle, opened] = await Promise.all([cachedWorkflowBundle(bundleFolder(), silentLog), connectWhenReady(address)]);
+    const [bundle, opened] = await Promise.all([
+      cachedWorkflowBundle(bundleFolder(), silentLog),
+      connectWhenReady(address),
+    ]);
     connection = opened;
     const client = new Client({ connection: opened });
     return {
@@ -68,7 +91,15 @@ export async function startTemporal(): Promise<TestTemporal> {
       connection: opened,
       client,
       bundlePath: bundle.codePath,
-      work: async (activities, sites) => await startWorkers({ connection: opened, namespace: "default", sites, workflowBundle: { codePath: bundle.codePath }, activities, identity: "test" }),
+      work: async (activities, sites) =>
+        await startWorkers({
+          connection: opened,
+          namespace: "default",
+          sites,
+          workflowBundle: { codePath: bundle.codePath },
+          activities,
+          identity: "test",
+        }),
       stop,
     };
   } catch (error) {
@@ -98,7 +129,18 @@ export function installQuietRuntime(): void {
   const say = (message: string, meta?: unknown): void => {
     if (process.env["LEEWARD_TEST_LOG"] !== undefined) console.error(message, meta);
   };
-  Runtime.install({ shutdownSignals: [], telemetryOptions: { logging: { filter: makeTelemetryFilterString({ core: "ERROR" }), forward: {} } }, logger: { log: (_level, message, meta) => say(message, meta), trace: () => undefined, debug: () => undefined, info: () => undefined, warn: say, error: say } });
+  Runtime.install({
+    shutdownSignals: [],
+    telemetryOptions: { logging: { filter: makeTelemetryFilterString({ core: "ERROR" }), forward: {} } },
+    logger: {
+      log: (_level, message, meta) => say(message, meta),
+      trace: () => undefined,
+      debug: () => undefined,
+      info: () => undefined,
+      warn: say,
+      error: say,
+    },
+  });
 }
 
 async function freePort(): Promise<number> {

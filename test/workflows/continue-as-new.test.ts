@@ -14,7 +14,8 @@ after(async () => await harness.stop());
 /** A new run after every other window. */
 const RESTLESS = { windowMs: 100, windowsPerRun: 2, answerMs: 500 } as const;
 
-const runOf = async (group: TestGroup): Promise<string> => (await harness.temporal.client.workflow.getHandle(groupWorkflowId(group.groupId)).describe()).runId;
+const runOf = async (group: TestGroup): Promise<string> =>
+  (await harness.temporal.client.workflow.getHandle(groupWorkflowId(group.groupId)).describe()).runId;
 
 async function newRun(group: TestGroup, before: string): Promise<void> {
   for (let tries = 0; tries < 200; tries += 1) {
@@ -79,7 +80,11 @@ test("a test failover outlives the run that started it, and is still cleaned up 
   const before = await runOf(group);
   await group.update("testFailoverStart", { operationId: "t1", point: "latest", leaseMs: 600_000 });
   await newRun(group, before);
-  await group.until("up", (state) => state.operations.some((one) => one.operationId === "t1" && one.steps.some((step) => step.name === "lease" && step.state === "running")));
+  await group.until("up", (state) =>
+    state.operations.some(
+      (one) => one.operationId === "t1" && one.steps.some((step) => step.name === "lease" && step.state === "running"),
+    ),
+  );
   await group.update("testFailoverCleanup", { operationId: "c1", testOperationId: "t1", force: false });
   assert.equal((await group.ended("t1")).state, "done");
   assert.equal((await group.ended("c1")).state, "done");

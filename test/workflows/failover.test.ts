@@ -15,7 +15,8 @@ const LOST = { operationId: "f1", mode: "unplanned", point: "latest", sourceLost
 const PLANNED = { operationId: "f1", mode: "planned", point: "latest", sourceLost: false } as const;
 const UNPLANNED = { operationId: "f1", mode: "unplanned", point: "latest", sourceLost: false } as const;
 
-const stepsOf = (operation: OperationState): readonly string[] => operation.steps.map((step) => `${step.name}: ${step.state}`);
+const stepsOf = (operation: OperationState): readonly string[] =>
+  operation.steps.map((step) => `${step.name}: ${step.state}`);
 const sourceMachine = (sites: FakeSites): string | undefined => sites.world.machines["source-web"]?.power;
 
 test("the site is lost: fence, newest point, disks, machines, and the group runs at the other site", async () => {
@@ -30,9 +31,22 @@ test("the site is lost: fence, newest point, disks, machines, and the group runs
   assert.ok(performance.now() - begun < 3_000, "it answers at once");
   const operation = await group.ended("f1");
   assert.deepEqual(operation.fault, undefined);
-  assert.deepEqual(stepsOf(operation), ["pre-check: done", "guard: done", "stop source: done", "fence: done", "choose point: done", "open disks: done", "create machines: done", "start machines: done", "verify: done"]);
+  assert.deepEqual(stepsOf(operation), [
+    "pre-check: done",
+    "guard: done",
+    "stop source: done",
+    "fence: done",
+    "choose point: done",
+    "open disks: done",
+    "create machines: done",
+    "start machines: done",
+    "verify: done",
+  ]);
   assert.equal(operation.pointId?.endsWith(newest.toString(16).padStart(16, "0")), true);
-  assert.deepEqual(operation.machines?.map(({ name, site }) => ({ name, site })), [{ name: "web", site: TARGET }]);
+  assert.deepEqual(
+    operation.machines?.map(({ name, site }) => ({ name, site })),
+    [{ name: "web", site: TARGET }],
+  );
   const state = await group.until("failed over", (one) => one.phase === "failed-over" && one.replica !== undefined);
   assert.equal(state.activeSite, TARGET);
   assert.equal(state.epoch, 2);
@@ -47,7 +61,9 @@ test("the site is lost: fence, newest point, disks, machines, and the group runs
   // The same command again is the same operation, whatever the phase is by now; another one is refused.
   assert.deepEqual(await group.update("failover", LOST), started);
   assert.equal((await group.refused(group.update("failover", { ...LOST, operationId: "f2" }))).code, "REFUSED");
-  await assert.doesNotReject(harness.temporal.client.workflow.getHandle(`group/${group.groupId}/failover/f1/janitor`).result());
+  await assert.doesNotReject(
+    harness.temporal.client.workflow.getHandle(`group/${group.groupId}/failover/f1/janitor`).result(),
+  );
   assert.equal(group.sites.world.machines["f1-web"]?.power, "running");
 });
 
@@ -84,7 +100,13 @@ test("a source that is not connected needs a person's word, before anything happ
 test("a source that fell silent just now is found out before the first step", async () => {
   const group = await harness.world();
   await group.protected({ windowMs: 60_000, answerMs: 1_000 });
-  group.sites.fail({ method: "processServer.groupState", at: 1, times: 100, when: "before", fault: new Fault("PEER_UNREACHABLE", "Not connected") });
+  group.sites.fail({
+    method: "processServer.groupState",
+    at: 1,
+    times: 100,
+    when: "before",
+    fault: new Fault("PEER_UNREACHABLE", "Not connected"),
+  });
   await group.update("failover", UNPLANNED);
   const operation = await group.ended("f1");
   assert.equal(operation.fault?.code, "SOURCE_UNREACHABLE");
@@ -127,7 +149,10 @@ test("a point can be chosen by bookmark; one that is not there is named, and eve
   await group.update("failover", { ...UNPLANNED, operationId: "f0", point: "@bad" });
   const failed = await group.ended("f0");
   assert.equal(failed.fault?.code, "POINT_NOT_FOUND");
-  const back = await group.until("replicating again", (state) => state.phase === "protected" && state.progress?.state === "live" && state.health.length === 0);
+  const back = await group.until(
+    "replicating again",
+    (state) => state.phase === "protected" && state.progress?.state === "live" && state.health.length === 0,
+  );
   assert.equal(back.epoch, 3);
   assert.equal(sourceMachine(group.sites), "running");
   await group.update("failover", { ...UNPLANNED, point: "@good" });
@@ -139,7 +164,13 @@ test("one member that does not start leaves the others up, and the group says so
   await group.protected();
   group.sites.loseSource(true);
   // Not retryable here, or the test would wait for the whole budget of a start.
-  group.sites.fail({ method: "hypervisor.start", at: 1, times: 1, when: "before", fault: new Fault("VERIFICATION_FAILED", "No boot device") });
+  group.sites.fail({
+    method: "hypervisor.start",
+    at: 1,
+    times: 1,
+    when: "before",
+    fault: new Fault("VERIFICATION_FAILED", "No boot device"),
+  });
   await group.update("failover", LOST);
   const operation = await group.ended("f1");
   assert.equal(operation.state, "done");
@@ -151,10 +182,20 @@ test("one member that does not start leaves the others up, and the group says so
 
 test("a published port that is taken is replaced by a free one", async () => {
   const group = await harness.world();
-  await group.protect({ machines: group.request().machines.map((machine) => ({ ...machine, forwards: [{ guestPort: 80, hostPort: 8080 }] })) });
+  await group.protect({
+    machines: group
+      .request()
+      .machines.map((machine) => ({ ...machine, forwards: [{ guestPort: 80, hostPort: 8080 }] })),
+  });
   await group.until("protected", (state) => state.phase === "protected");
   group.sites.loseSource(true);
-  group.sites.fail({ method: "hypervisor.start", at: 1, times: 1, when: "before", fault: new Fault("PORT_IN_USE", "Port 8080 is taken") });
+  group.sites.fail({
+    method: "hypervisor.start",
+    at: 1,
+    times: 1,
+    when: "before",
+    fault: new Fault("PORT_IN_USE", "Port 8080 is taken"),
+  });
   await group.update("failover", LOST);
   const operation = await group.ended("f1");
   assert.equal(operation.state, "done");
@@ -165,7 +206,13 @@ test("lost source, and the failover fails after the fence: the source stays out 
   const group = await harness.world();
   await group.protected();
   group.sites.loseSource(true);
-  group.sites.fail({ method: "masterTarget.openExport", at: 1, times: 1, when: "before", fault: new Fault("KEY_MISSING", "No key for disk web-0") });
+  group.sites.fail({
+    method: "masterTarget.openExport",
+    at: 1,
+    times: 1,
+    when: "before",
+    fault: new Fault("KEY_MISSING", "No key for disk web-0"),
+  });
   await group.update("failover", LOST);
   const operation = await group.ended("f1");
   assert.equal(operation.fault?.code, "KEY_MISSING");
@@ -178,14 +225,20 @@ test("lost source, and the failover fails after the fence: the source stays out 
   // Either it is repeated, or the source comes back and gets the replica back.
   group.sites.loseSource(false);
   await group.update("resume", { operationId: "r" });
-  await group.until("replicating", (one) => one.conditions.length === 0 && one.progress?.state === "live" && one.health.length === 0);
+  await group.until(
+    "replicating",
+    (one) => one.conditions.length === 0 && one.progress?.state === "live" && one.health.length === 0,
+  );
   assert.equal(group.sites.world.claims.activeSite, SOURCE);
   await group.update("failover", { ...PLANNED, operationId: "f2" });
   assert.equal((await group.ended("f2")).state, "done");
 });
 
 /** Every call that changes something fails once; the reply of it is lost; it fails for good. */
-for (const [mode, request] of [["planned", PLANNED], ["lost", LOST]] as const) {
+for (const [mode, request] of [
+  ["planned", PLANNED],
+  ["lost", LOST],
+] as const) {
   test(`${mode}: whichever reply is lost, the call is repeated and the failover ends as if nothing had happened`, async () => {
     const group = await harness.world({ machineNames: ["web", "db"] });
     await group.protected();
@@ -219,7 +272,14 @@ test("planned: fail every step in turn; the world is clean again and replication
     assert.deepEqual(group.sites.leftovers(), [], where);
     assert.equal(sourceMachine(group.sites), "running", where);
     assert.equal(group.sites.world.claims.activeSite, SOURCE, where);
-    const state = await group.until(`replicating after ${where}`, (one) => one.phase === "protected" && one.progress?.state === "live" && group.sites.world.order?.state === "active" && one.health.length === 0);
+    const state = await group.until(
+      `replicating after ${where}`,
+      (one) =>
+        one.phase === "protected" &&
+        one.progress?.state === "live" &&
+        group.sites.world.order?.state === "active" &&
+        one.health.length === 0,
+    );
     assert.equal(state.epoch, group.sites.world.claims.epoch, where);
     const barrier = group.sites.world.barriers.at(-1)!.barrier;
     await group.until("new points", () => group.sites.world.barriers.at(-1)!.barrier > barrier);
@@ -229,7 +289,13 @@ test("planned: fail every step in turn; the world is clean again and replication
 test("a failover that is cancelled before the boot is undone", async () => {
   const group = await harness.world();
   await group.protected();
-  group.sites.fail({ method: "masterTarget.openExport", at: 1, times: 1_000, when: "before", fault: new Fault("STORE_UNAVAILABLE", "Not now") });
+  group.sites.fail({
+    method: "masterTarget.openExport",
+    at: 1,
+    times: 1_000,
+    when: "before",
+    fault: new Fault("STORE_UNAVAILABLE", "Not now"),
+  });
   const { workflowId } = await group.update("failover", UNPLANNED);
   await group.until("opening", () => group.sites.calls.includes("masterTarget.openExport"));
   await harness.temporal.client.workflow.getHandle(workflowId).cancel();
@@ -245,7 +311,13 @@ test("a failover that is terminated is cleaned up by its janitor, and the group 
   const group = await harness.world();
   await group.protected();
   group.sites.loseSource(true);
-  group.sites.fail({ method: "hypervisor.createMachine", at: 1, times: 3, when: "after", fault: new Fault("HYPERVISOR_UNAVAILABLE", "Not now") });
+  group.sites.fail({
+    method: "hypervisor.createMachine",
+    at: 1,
+    times: 3,
+    when: "after",
+    fault: new Fault("HYPERVISOR_UNAVAILABLE", "Not now"),
+  });
   const { workflowId } = await group.update("failover", LOST);
   await group.until("creating", () => group.sites.calls.includes("hypervisor.createMachine"));
   await harness.temporal.client.workflow.getHandle(workflowId).terminate("by a test");
@@ -268,10 +340,26 @@ test("the disks are opened again and the machines started again when the target 
   const { world } = group.sites;
   world.exports["f1"]!.open = false;
   world.machines["f1-web"] = { ...world.machines["f1-web"]!, power: "off" };
-  await group.until("running again", (state) => world.machines["f1-web"]?.power === "running" && world.exports["f1"]!.open && !state.health.some((reason) => reason.level === "critical"), 20_000);
+  await group.until(
+    "running again",
+    (state) =>
+      world.machines["f1-web"]?.power === "running" &&
+      world.exports["f1"]!.open &&
+      !state.health.some((reason) => reason.level === "critical"),
+    20_000,
+  );
 });
 
 function changing(sites: FakeSites): readonly string[] {
-  const looking = ["masterTarget.observeGroup", "masterTarget.listPoints", "masterTarget.exportStatus", "masterTarget.listExports", "processServer.groupState", "processServer.listAgents", "hypervisor.inspect", "hypervisor.list"];
+  const looking = [
+    "masterTarget.observeGroup",
+    "masterTarget.listPoints",
+    "masterTarget.exportStatus",
+    "masterTarget.listExports",
+    "processServer.groupState",
+    "processServer.listAgents",
+    "hypervisor.inspect",
+    "hypervisor.list",
+  ];
   return sites.calls.filter((call) => !looking.includes(call));
 }

@@ -40,7 +40,9 @@ test("a history that asks for another activity first is found out", async () => 
   const name = readdirSync(folder).find((one) => one.includes("lost-site-failover.json"))!;
   const text = readFileSync(path.join(folder, name), "utf8").replaceAll('"name":"choosePoint"', '"name":"openExport"');
   const { workflowId, history } = JSON.parse(text) as Recorded;
-  for await (const result of Worker.runReplayHistories({ workflowBundle: { codePath } }, [{ workflowId, history: historyFromJSON(history) }])) {
+  for await (const result of Worker.runReplayHistories({ workflowBundle: { codePath } }, [
+    { workflowId, history: historyFromJSON(history) },
+  ])) {
     assert.match(result.error?.message ?? "", /TMPRL1100|[Nn]ondeterminism/);
   }
 });

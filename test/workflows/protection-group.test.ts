@@ -19,7 +19,17 @@ test("a group is protected, watched, bookmarked, paused, resumed and released", 
   assert.equal(state.epoch, 1);
   assert.ok(state.machines[0]?.disks[0]?.tapUrl?.startsWith("nbd+unix://"));
   const protect = state.operations.find((operation) => operation.kind === "protect");
-  assert.deepEqual(protect?.steps.map((step) => `${step.name}: ${step.state}`), ["look at disks: done", "probe store: done", "prepare target: done", "order replication: done", "serve disks: done", "initial sync: done"]);
+  assert.deepEqual(
+    protect?.steps.map((step) => `${step.name}: ${step.state}`),
+    [
+      "look at disks: done",
+      "probe store: done",
+      "prepare target: done",
+      "order replication: done",
+      "serve disks: done",
+      "initial sync: done",
+    ],
+  );
 
   const point = await group.update("bookmark", { operationId: "b1", name: "before-upgrade" });
   assert.equal(point.name, "before-upgrade");
@@ -62,11 +72,21 @@ test("a wrong request changes nothing and says what was expected", async () => {
 
 test("a protect that fails is undone, says why, and the workflow ends", async () => {
   const group = await harness.world();
-  group.sites.fail({ method: "masterTarget.probeStore", at: 1, times: 1, when: "before", fault: new Fault("STORE_UNSAFE", "Two creates of one key succeeded", { hint: "Use another store" }) });
+  group.sites.fail({
+    method: "masterTarget.probeStore",
+    at: 1,
+    times: 1,
+    when: "before",
+    fault: new Fault("STORE_UNSAFE", "Two creates of one key succeeded", { hint: "Use another store" }),
+  });
   await group.protect();
   const operation = await group.ended(`protect-${group.groupId}`);
   assert.equal(operation.state, "failed");
-  assert.deepEqual(operation.fault, { code: "STORE_UNSAFE", message: "Two creates of one key succeeded", hint: "Use another store" });
+  assert.deepEqual(operation.fault, {
+    code: "STORE_UNSAFE",
+    message: "Two creates of one key succeeded",
+    hint: "Use another store",
+  });
   assert.equal((await group.state()).phase, "unprotected");
   await harness.temporal.client.workflow.getHandle(groupWorkflowId(group.groupId)).result();
 });
@@ -74,7 +94,13 @@ test("a protect that fails is undone, says why, and the workflow ends", async ()
 test("what cannot be reached for a while is asked again until it answers", async () => {
   const group = await harness.world();
   for (const method of ["processServer.inspectDisks", "masterTarget.prepareGroup", "orders.put"]) {
-    group.sites.fail({ method, at: 1, times: 2, when: "after", fault: new Fault("PEER_UNREACHABLE", "The link broke") });
+    group.sites.fail({
+      method,
+      at: 1,
+      times: 2,
+      when: "after",
+      fault: new Fault("PEER_UNREACHABLE", "The link broke"),
+    });
   }
   await group.protect();
   await group.until("protected", (one) => one.phase === "protected");
@@ -116,7 +142,11 @@ test("a lost connection shows as health at once, and passes", async () => {
   const group = await harness.world();
   await group.protected({ windowMs: 30_000 });
   group.sites.loseSource(true);
-  const away = await group.until("disconnected", (one) => one.health.some((reason) => reason.code === "SOURCE_DISCONNECTED"), 5_000);
+  const away = await group.until(
+    "disconnected",
+    (one) => one.health.some((reason) => reason.code === "SOURCE_DISCONNECTED"),
+    5_000,
+  );
   assert.equal(away.healthLevel, "critical");
   assert.ok(!away.allowedOperations.includes("planned-failover"));
   assert.match(away.health[0]?.remedy ?? "", /--source-lost/);
@@ -138,7 +168,9 @@ test("lists show phase and health as search attributes; the run shows its detail
   const handle = harness.temporal.client.workflow.getHandle(groupWorkflowId(group.groupId));
   let found = 0;
   for (let tries = 0; tries < 50 && found === 0; tries += 1) {
-    for await (const one of harness.temporal.client.workflow.list({ query: `LeewardGroup = '${group.groupId}' AND LeewardPhase = 'protected' AND LeewardHealth = 'healthy' AND LeewardKind = 'group' AND LeewardEpoch = 1 AND LeewardRpoBreach = false` })) {
+    for await (const one of harness.temporal.client.workflow.list({
+      query: `LeewardGroup = '${group.groupId}' AND LeewardPhase = 'protected' AND LeewardHealth = 'healthy' AND LeewardKind = 'group' AND LeewardEpoch = 1 AND LeewardRpoBreach = false`,
+    })) {
       assert.equal(one.workflowId, handle.workflowId);
       found += 1;
     }
@@ -149,5 +181,5 @@ test("lists show phase and health as search attributes; the run shows its detail
   assert.match(metadata.currentDetails ?? "", /Phase \| \*\*protected\*\*/);
   assert.match(metadata.currentDetails ?? "", /leeward failover/);
   const description = await handle.describe();
-  assert.match(await description.staticSummary() ?? "", /primary → secondary, RPO 15 s/);
+  assert.match((await description.staticSummary()) ?? "", /primary → secondary, RPO 15 s/);
 });

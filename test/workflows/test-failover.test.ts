@@ -17,7 +17,13 @@ test("a test runs beside replication in an isolated network, and is gone after i
   await group.protected();
   const started = await group.update("testFailoverStart", START);
   assert.equal(started.workflowId, `group/${group.groupId}/test/t1`);
-  const state = await group.until("up", (one) => one.operations.some((operation) => operation.operationId === "t1" && operation.steps.some((step) => step.name === "lease" && step.state === "running")));
+  const state = await group.until("up", (one) =>
+    one.operations.some(
+      (operation) =>
+        operation.operationId === "t1" &&
+        operation.steps.some((step) => step.name === "lease" && step.state === "running"),
+    ),
+  );
   assert.deepEqual(state.conditions, ["Testing"]);
   const operation = state.operations.find((one) => one.operationId === "t1");
   assert.equal(operation?.machines?.[0]?.site, TARGET);
@@ -28,8 +34,18 @@ test("a test runs beside replication in an isolated network, and is gone after i
   assert.ok(!group.sites.calls.includes("masterTarget.fence"));
   const { barrier } = group.sites.world.barriers.at(-1)!;
   await group.until("new points meanwhile", () => group.sites.world.barriers.at(-1)!.barrier > barrier);
-  assert.equal((await group.refused(group.update("testFailoverStart", { ...START, operationId: "t2" }))).code, "REFUSED");
-  assert.equal((await group.refused(group.update("testFailoverCleanup", { operationId: "c0", testOperationId: "other", force: false }))).code, "NOT_FOUND");
+  assert.equal(
+    (await group.refused(group.update("testFailoverStart", { ...START, operationId: "t2" }))).code,
+    "REFUSED",
+  );
+  assert.equal(
+    (
+      await group.refused(
+        group.update("testFailoverCleanup", { operationId: "c0", testOperationId: "other", force: false }),
+      )
+    ).code,
+    "NOT_FOUND",
+  );
 
   await group.update("testFailoverCleanup", { operationId: "c1", testOperationId: "t1", force: false });
   assert.equal((await group.ended("c1")).state, "done");
@@ -66,7 +82,13 @@ test("a real failover does not wait for a test, and the test goes", async () => 
 test("a clean-up during the set-up cuts it short", async () => {
   const group = await harness.world();
   await group.protected();
-  group.sites.fail({ method: "masterTarget.openExport", at: 1, times: 1_000, when: "after", fault: new Fault("STORE_UNAVAILABLE", "Not now") });
+  group.sites.fail({
+    method: "masterTarget.openExport",
+    at: 1,
+    times: 1_000,
+    when: "after",
+    fault: new Fault("STORE_UNAVAILABLE", "Not now"),
+  });
   await group.update("testFailoverStart", START);
   await group.until("opening", () => group.sites.calls.includes("masterTarget.openExport"));
   await group.update("testFailoverCleanup", { operationId: "c1", testOperationId: "t1", force: false });
@@ -106,7 +128,13 @@ test("a clean-up that fails is a condition; it can be repeated, and forced", asy
   await group.protected();
   await group.update("testFailoverStart", START);
   await group.until("up", () => group.sites.world.machines["t1-web"]?.power === "running");
-  group.sites.fail({ method: "hypervisor.destroy", at: 1, times: 3, when: "before", fault: new Fault("TOOL_MISSING", "The hypervisor has gone", { hint: "Bring it back" }) });
+  group.sites.fail({
+    method: "hypervisor.destroy",
+    at: 1,
+    times: 3,
+    when: "before",
+    fault: new Fault("TOOL_MISSING", "The hypervisor has gone", { hint: "Bring it back" }),
+  });
   await group.update("testFailoverCleanup", { operationId: "c1", testOperationId: "t1", force: false });
   assert.equal((await group.ended("t1")).fault?.code, "TOOL_MISSING");
   assert.equal((await group.ended("c1")).state, "failed");

@@ -19,7 +19,10 @@ test("kill -9 of the worker in the middle of a failover, again and again: anothe
   const temporal = await startTemporal();
   context.after(async () => await temporal.stop());
   const groupId = "killed";
-  const sites = createFakeSites({ groupId, isOpen: async (workflowId, runId) => await isOpen(temporal, workflowId, runId) });
+  const sites = createFakeSites({
+    groupId,
+    isOpen: async (workflowId, runId) => await isOpen(temporal, workflowId, runId),
+  });
   const server = await serveWorld(sites, temporal);
   context.after(() => server.close());
   const workers: ChildProcess[] = [];
@@ -59,25 +62,43 @@ test("kill -9 of the worker in the middle of a failover, again and again: anothe
 });
 
 function spawnWorker(temporal: TestTemporal, world: string): ChildProcess {
-  const settings = JSON.stringify({ address: temporal.address, bundlePath: temporal.bundlePath, sites: [TARGET], world });
-  return spawn(process.execPath, [path.join(import.meta.dirname, "../support/worker-process.ts"), settings], { stdio: ["ignore", "pipe", "inherit"] });
+  const settings = JSON.stringify({
+    address: temporal.address,
+    bundlePath: temporal.bundlePath,
+    sites: [TARGET],
+    world,
+  });
+  return spawn(process.execPath, [path.join(import.meta.dirname, "../support/worker-process.ts"), settings], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
 }
 
 /** The fake sites, asked over HTTP by workers of other processes. */
-async function serveWorld(sites: FakeSites, temporal: TestTemporal): Promise<{ readonly url: string; close(): void; onCall(listener: (method: string) => void): void }> {
+async function serveWorld(
+  sites: FakeSites,
+  temporal: TestTemporal,
+): Promise<{ readonly url: string; close(): void; onCall(listener: (method: string) => void): void }> {
   const { dependencies } = sites;
   const handlers = (site: string): Handlers => ({
     ...(site === TARGET ? serveMasterTarget(dependencies.masterTarget(TARGET)) : {}),
-    ...(site === SOURCE || site === TARGET ? { ...serveProcessServer(dependencies.processServer(site)), ...serveHypervisor(dependencies.hypervisor(site)) } : {}),
-    "orders.put": async (params) => (await dependencies.orders.put("", params["order"] as never)) as unknown as JsonValue,
-    "workflows.isOpen": async (params) => await isOpen(temporal, params["workflowId"] as string, params["runId"] as string),
+    ...(site === SOURCE || site === TARGET
+      ? { ...serveProcessServer(dependencies.processServer(site)), ...serveHypervisor(dependencies.hypervisor(site)) }
+      : {}),
+    "orders.put": async (params) =>
+      (await dependencies.orders.put("", params["order"] as never)) as unknown as JsonValue,
+    "workflows.isOpen": async (params) =>
+      await isOpen(temporal, params["workflowId"] as string, params["runId"] as string),
   });
   let heard: (method: string) => void = () => undefined;
   const server = createServer((request, response) => {
     const answer = async (): Promise<string> => {
       let text = "";
       for await (const piece of request) text += String(piece);
-      const { site, method, params } = JSON.parse(text) as { readonly site: string; readonly method: string; readonly params: JsonObject };
+      const { site, method, params } = JSON.parse(text) as {
+        readonly site: string;
+        readonly method: string;
+        readonly params: JsonObject;
+      };
       try {
         const result = await handlers(site)[method]!(params, undefined as never);
         return JSON.stringify({ result: result ?? null });

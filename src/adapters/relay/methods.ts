@@ -28,12 +28,26 @@ const MARGIN_MS = 10_000;
 
 const quick = (): number => QUICK_MS;
 const store = (): number => STORE_MS;
-const number = (value: unknown): number => (typeof value === "number" && Number.isFinite(value) && value >= 0 ? value : 0);
+const number = (value: unknown): number =>
+  typeof value === "number" && Number.isFinite(value) && value >= 0 ? value : 0;
 
 export const MASTER_TARGET_METHODS: Readonly<Record<keyof MasterTarget, RelayMethod>> = {
   probeStore: { fields: {}, bound: store },
-  prepareGroup: { fields: { groupId: "string", operationId: "string", groupName: "string", sourceSite: "string", disks: "array", record: "string" }, bound: store },
-  observeGroup: { fields: { groupId: "string", cursor: "string", waitMs: "number" }, bound: (params) => number(params["waitMs"]) + MARGIN_MS },
+  prepareGroup: {
+    fields: {
+      groupId: "string",
+      operationId: "string",
+      groupName: "string",
+      sourceSite: "string",
+      disks: "array",
+      record: "string",
+    },
+    bound: store,
+  },
+  observeGroup: {
+    fields: { groupId: "string", cursor: "string", waitMs: "number" },
+    bound: (params) => number(params["waitMs"]) + MARGIN_MS,
+  },
   listPoints: { fields: { groupId: "string" }, bound: store },
   bookmark: { fields: { groupId: "string", operationId: "string", barrier: "number", name: "string" }, bound: store },
   fence: { fields: { groupId: "string", operationId: "string", activeSite: "string" }, bound: store },
@@ -48,7 +62,10 @@ export const PROCESS_SERVER_METHODS: Readonly<Record<keyof ProcessServer, RelayM
   putOrder: { fields: { signed: "object" }, bound: quick },
   inspectDisks: { fields: { machine: "string", sources: "array", groupId: "string" }, bound: quick },
   groupState: { fields: { groupId: "string" }, bound: quick },
-  cutNow: { fields: { groupId: "string", operationId: "string", timeoutMs: "number" }, bound: (params) => number(params["timeoutMs"]) + MARGIN_MS },
+  cutNow: {
+    fields: { groupId: "string", operationId: "string", timeoutMs: "number" },
+    bound: (params) => number(params["timeoutMs"]) + MARGIN_MS,
+  },
   listAgents: { fields: {}, bound: quick },
 };
 
@@ -59,7 +76,8 @@ export const HYPERVISOR_METHODS: Readonly<Record<Exclude<keyof Hypervisor, "kind
   shutdown: {
     fields: ["string", "object"],
     bound: (params) => {
-      const options = (params["args"] as readonly unknown[] | undefined)?.[1] as { readonly timeoutMs?: unknown } | undefined;
+      const options = (params["args"] as readonly unknown[] | undefined)?.[1] as
+        { readonly timeoutMs?: unknown } | undefined;
       return number(options?.timeoutMs) + MARGIN_MS;
     },
   },

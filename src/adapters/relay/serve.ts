@@ -8,7 +8,13 @@ import type { Hypervisor } from "#ports/hypervisor.ts";
 import type { Handler, Handlers } from "#ports/link.ts";
 import type { MasterTarget } from "#ports/master-target.ts";
 import type { ProcessServer } from "#ports/process-server.ts";
-import { HYPERVISOR_METHODS, MASTER_TARGET_METHODS, PROCESS_SERVER_METHODS, type FieldType, type RelayMethod } from "./methods.ts";
+import {
+  HYPERVISOR_METHODS,
+  MASTER_TARGET_METHODS,
+  PROCESS_SERVER_METHODS,
+  type FieldType,
+  type RelayMethod,
+} from "./methods.ts";
 
 export function serveMasterTarget(masterTarget: MasterTarget): Handlers {
   return serveObject("masterTarget", MASTER_TARGET_METHODS, masterTarget);
@@ -23,10 +29,15 @@ export function serveHypervisor(hypervisor: Hypervisor): Handlers {
   for (const [name, method] of Object.entries<RelayMethod>(HYPERVISOR_METHODS)) {
     handlers[`hypervisor.${name}`] = async (params) => {
       const args = params["args"];
-      if (!Array.isArray(args)) throw new Fault("PROTOCOL_INVALID", `hypervisor.${name}: expected "args" to be an array`);
-      Object.entries(method.fields).forEach(([at, type]) => check(`hypervisor.${name}`, `args[${at}]`, args[Number(at)], type));
+      if (!Array.isArray(args))
+        throw new Fault("PROTOCOL_INVALID", `hypervisor.${name}: expected "args" to be an array`);
+      Object.entries(method.fields).forEach(([at, type]) =>
+        check(`hypervisor.${name}`, `args[${at}]`, args[Number(at)], type),
+      );
       // By name from a table that is checked against the port; the arguments were checked above.
-      return await (hypervisor as unknown as Record<string, (...args: unknown[]) => Promise<JsonValue | undefined>>)[name]!(...args);
+      return await (hypervisor as unknown as Record<string, (...args: unknown[]) => Promise<JsonValue | undefined>>)[
+        name
+      ]!(...args);
     };
   }
   return handlers;
@@ -46,5 +57,8 @@ function serveObject(prefix: string, table: Readonly<Record<string, RelayMethod>
 
 function check(method: string, field: string, value: unknown, type: FieldType): void {
   const seen = Array.isArray(value) ? "array" : value === null ? "null" : typeof value;
-  if (seen !== type) throw new Fault("PROTOCOL_INVALID", `${method}: expected "${field}" to be of type ${type}, got ${seen}`, { details: { method, field } });
+  if (seen !== type)
+    throw new Fault("PROTOCOL_INVALID", `${method}: expected "${field}" to be of type ${type}, got ${seen}`, {
+      details: { method, field },
+    });
 }

@@ -22,7 +22,11 @@ function loopback(handlers: Handlers, seen: Seen[] = []): Peer {
       seen.push({ method, params, timeoutMs: options?.timeoutMs });
       const handler = handlers[method];
       if (handler === undefined) throw new Fault("PROTOCOL_INVALID", `No method "${method}"`);
-      const result = await handler(JSON.parse(JSON.stringify(params)) as JsonObject, { peer, payload: undefined, signal: new AbortController().signal });
+      const result = await handler(JSON.parse(JSON.stringify(params)) as JsonObject, {
+        peer,
+        payload: undefined,
+        signal: new AbortController().signal,
+      });
       return JSON.parse(JSON.stringify(result ?? null)) as JsonValue;
     },
     notify: async () => {},
@@ -32,21 +36,45 @@ function loopback(handlers: Handlers, seen: Seen[] = []): Peer {
   return peer;
 }
 
-const machine = { id: "m-1", operationId: "op", name: "web", power: "off", config: { cpus: 1, memoryMiB: 128, firmware: "bios" }, forwards: [], consoleTail: "" } as const;
+const machine = {
+  id: "m-1",
+  operationId: "op",
+  name: "web",
+  power: "off",
+  config: { cpus: 1, memoryMiB: 128, firmware: "bios" },
+  forwards: [],
+  consoleTail: "",
+} as const;
 
 test("a hypervisor's positional arguments arrive as they were given", async () => {
   const calls: unknown[][] = [];
-  const record = (name: string, result: unknown) => async (...args: unknown[]) => {
-    calls.push([name, ...args]);
-    return result;
-  };
-  const real = { kind: "fake", createMachine: record("createMachine", machine), start: record("start", machine), shutdown: record("shutdown", machine), powerOff: record("powerOff", machine), inspect: record("inspect", machine), list: record("list", [machine]), destroy: record("destroy", undefined) } as unknown as Hypervisor;
+  const record =
+    (name: string, result: unknown) =>
+    async (...args: unknown[]) => {
+      calls.push([name, ...args]);
+      return result;
+    };
+  const real = {
+    kind: "fake",
+    createMachine: record("createMachine", machine),
+    start: record("start", machine),
+    shutdown: record("shutdown", machine),
+    powerOff: record("powerOff", machine),
+    inspect: record("inspect", machine),
+    list: record("list", [machine]),
+    destroy: record("destroy", undefined),
+  } as unknown as Hypervisor;
   const proxy = hypervisorProxy(peerCall(loopback(serveHypervisor(real))));
   assert.deepEqual(await proxy.shutdown("m-1", { timeoutMs: 5 }), machine);
   assert.deepEqual(await proxy.list(), [machine]);
   assert.deepEqual(await proxy.list({ operationId: "op" }), [machine]);
   await proxy.destroy("m-1");
-  assert.deepEqual(calls, [["shutdown", "m-1", { timeoutMs: 5 }], ["list"], ["list", { operationId: "op" }], ["destroy", "m-1"]]);
+  assert.deepEqual(calls, [
+    ["shutdown", "m-1", { timeoutMs: 5 }],
+    ["list"],
+    ["list", { operationId: "op" }],
+    ["destroy", "m-1"],
+  ]);
 });
 
 test("a fault passes, a missing parameter is named before the method runs", async () => {
@@ -58,14 +86,23 @@ test("a fault passes, a missing parameter is named before the method runs", asyn
     },
   } as unknown as MasterTarget;
   const proxy = masterTargetProxy(peerCall(loopback(serveMasterTarget(real))));
-  await assert.rejects(proxy.fence({ groupId: "g", operationId: "o", activeSite: "s" }), (error) => isFault(error, "FENCED") && error.hint === "Look there");
-  await assert.rejects(proxy.fence({ groupId: "g", operationId: "o" } as never), (error) => isFault(error, "PROTOCOL_INVALID") && error.message.includes("activeSite"));
+  await assert.rejects(
+    proxy.fence({ groupId: "g", operationId: "o", activeSite: "s" }),
+    (error) => isFault(error, "FENCED") && error.hint === "Look there",
+  );
+  await assert.rejects(
+    proxy.fence({ groupId: "g", operationId: "o" } as never),
+    (error) => isFault(error, "PROTOCOL_INVALID") && error.message.includes("activeSite"),
+  );
   assert.equal(asked, 1);
 });
 
 test("through control a call names its site and role, and waits as long as its parameters ask", async () => {
   const seen: Seen[] = [];
-  const control = loopback({ relay: async (params) => ({ groupId: (params["params"] as JsonObject)["groupId"] }) }, seen);
+  const control = loopback(
+    { relay: async (params) => ({ groupId: (params["params"] as JsonObject)["groupId"] }) },
+    seen,
+  );
   const proxy = masterTargetProxy(relayCall(async () => control, "secondary", "master-target"));
   await proxy.observeGroup({ groupId: "g", cursor: "", waitMs: 30_000 });
   assert.equal(seen[0]?.method, "relay");
