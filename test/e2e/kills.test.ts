@@ -92,6 +92,43 @@ test(
   },
 );
 
+test(
+  "a failover goes on when any process of the recovery site is killed in the middle of it",
+  { timeout: 600_000 },
+  async (t) => {
+    const system = await startSystem(t);
+    const { client } = system;
+    for (const name of ["worker", "master-target", "data-mover", "s3", "redis", "temporal", "control"]) {
+      await t.test(name, async () => {
+        const image = join(system.folder, `${name}.img`);
+        await numberedImage(image, 8 * MIB, name.length);
+        await client.protect({ name, disks: [`tap:${image}`], policy: { intervalMs: 1_000 } });
+        const before = await until("a point", 60_000, async () => {
+          const view = await client.group(name);
+          return view.phase === "protected" ? view : undefined;
+        });
+        const { operationId } = await client.failover(name, { mode: "unplanned", sourceLost: true });
+        await sleep(Math.random() * 1_500);
+        assert.ok(system.kill("secondary", name) > 0, "there was nothing to kill");
+        const operation = await until("the end of the failover", 120_000, async () => {
+          const state = await client.operation(operationId);
+          return state.state === "running" ? undefined : state;
+        });
+        assert.equal(operation.state, "done", JSON.stringify(operation.fault ?? operation.steps));
+        const view = await until("the group", 30_000, async () => client.group(name));
+        assert.equal(view.activeSite, "secondary");
+        assert.equal(view.epoch, before.epoch + 1, "one failover takes one epoch, however often its steps were tried");
+        const machines = (await client.machines("secondary")).filter((machine) => machine.operationId === operationId);
+        assert.deepEqual(
+          machines.map((machine) => machine.power),
+          ["running"],
+        );
+        await client.powerOffMachine("secondary", machines[0]?.id ?? "");
+      });
+    }
+  },
+);
+
 /** Export the newest point and let foreign programs compare every block of it with the images. */
 async function assertEqual(system: System, group: string, images: readonly string[]): Promise<void> {
   const view = await system.client.group(group);
