@@ -295,7 +295,10 @@ export async function collector(world: World, actor: Actor): Promise<void> {
       note(world, actor, `collects ${key} up to ${seq}`);
       world.checkpoints.set(key, { epoch, seq, commitHash, data: { epoch, seq, commitHash, cycle, cutAtMs } });
       const names = group.disk(diskId).names;
-      const gone = Array.from({ length: seq - before }, (_, index) => names.commit(branch, before + 1 + index));
+      const newest = Math.max(...world.store.slots.get(key)!.keys());
+      const gone = Array.from({ length: seq - before }, (_, index) => before + 1 + index)
+        .filter((candidate) => candidate < newest || world.sparesNothing)
+        .map((candidate) => names.commit(branch, candidate));
       await group.store.delete(gone).catch(() => undefined); // What stays is garbage for the next pass.
     }
   }

@@ -22,6 +22,11 @@ test("the simulation misses a store whose create-only PUT is atomic", async (con
   context.diagnostic(await firstViolation(await loadProtocol(), { racyCreate: true }));
 });
 
+test("the simulation misses a collector that spares the newest object of a branch", async (context) => {
+  const where = { collects: true, stillness: 0.7, sparesNothing: true };
+  context.diagnostic(await firstViolation(await loadProtocol(), where));
+});
+
 async function firstViolation(protocol: Protocol, options: WorldOptions = {}): Promise<string> {
   let count = 0;
   const seeds = Array.from({ length: most }, (_, index) => first + index);

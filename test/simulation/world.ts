@@ -65,6 +65,7 @@ export interface World {
   readonly disks: readonly string[];
   /** Part of the cuts before which nothing was written. */
   readonly stillness: number;
+  readonly sparesNothing: boolean;
   readonly actors: Set<Actor>;
   readonly sources: Map<string, Source>;
   readonly operations: Operation[];
@@ -104,6 +105,8 @@ export interface WorldOptions {
   readonly collects?: boolean;
   readonly freezes?: number;
   readonly slowBarriers?: number;
+  /** A collector that takes even the newest object of a branch. */
+  readonly sparesNothing?: boolean;
   readonly trace?: boolean;
 }
 
@@ -122,6 +125,7 @@ export function createWorld(protocol: Protocol, seed: number, options: WorldOpti
     }),
     disks: (options.disks ?? 1 + chance.dice.below(2)) === 1 ? ["d1"] : ["d1", "d2"],
     stillness: options.stillness ?? chance.dice.pick([0, 0, 0, 0, 0.7]),
+    sparesNothing: options.sparesNothing === true,
     actors: new Set(),
     sources: new Map(),
     operations: [],
