@@ -82,8 +82,11 @@ export interface FramePlace {
 /** Opens the frames of one container. */
 export interface FrameOpener {
   readonly tagBytes: number;
-  /** The frame's plain bytes, a whole number of blocks. `sealed` is the frame as stored. Throws OBJECT_CORRUPT. */
-  open(sealed: Uint8Array, place: FramePlace): Uint8Array;
+  /**
+   * Fill `target`, which has the length of the frame's blocks; `sealed` is the frame as stored.
+   * Throws OBJECT_CORRUPT; `target` may hold anything then.
+   */
+  openInto(target: Uint8Array, sealed: Uint8Array, place: FramePlace): void;
 }
 
 export function frameOpener(container: {
@@ -100,20 +103,20 @@ export function frameOpener(container: {
   const binding: FrameBinding = frameBinding(container);
   return {
     tagBytes: tagBytesOf(container.cipher),
-    open(sealed, place) {
+    openInto(target, sealed, place) {
       const { additional, nonce } = binding.bind(place.frame, place.block, place.blocks, place.codec);
       const stored = open(sealed, { key, nonce, additional });
       if (stored === undefined) throw corrupt("Frame", "its seal does not hold");
       const plainBytes = place.blocks * BLOCK_SIZE;
+      if (target.length !== plainBytes) throw new RangeError(`${target.length} bytes for a frame of ${plainBytes}`);
       if (place.codec === CODEC_RAW) {
         if (stored.length !== plainBytes)
           throw corrupt("Frame", `it has ${stored.length} bytes instead of ${plainBytes}`);
-        return stored;
+        target.set(stored);
+        return;
       }
-      const plain = Buffer.allocUnsafeSlow(plainBytes);
-      const length = decompressInto(plain, stored, "Frame");
+      const length = decompressInto(target, stored, "Frame");
       if (length !== plainBytes) throw corrupt("Frame", `it unpacks to ${length} bytes instead of ${plainBytes}`);
-      return plain;
     },
   };
 }

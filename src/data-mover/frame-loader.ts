@@ -3,13 +3,17 @@
  *
  * Invariants:
  * - a frame that is on its way is fetched once, however many readers wait for it;
- * - frames that lie beside each other in one object come with one ranged GET, of at most 4 MiB;
+ * - frames that lie beside each other in one object come with one ranged GET, of at most 1 MiB: large enough that the request costs
+ *   little, small enough that the next one is on its way while this one is unpacked;
  * - nothing is cached or handed out before seal and digests hold. Damage is read a second time before it is believed: what comes
- *   over a network may have been damaged there.
+ *   over a network may have been damaged there. A damaged frame fails its own readers and no others;
+ * - unpacking leaves the event loop free between two frames.
  */
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { isFault } from "#model/fault.ts";
 import { digestBytesOf } from "#model/format/frame-directory.ts";
 import type { ObjectStore } from "#ports/object-store.ts";
+import { frameCache } from "./frame-cache.ts";
 import type { ImageContainer } from "./image-container.ts";
 import { lruCache } from "./lru-cache.ts";
 
@@ -20,104 +24,194 @@ export interface FrameAddress {
 
 export interface FrameLoader {
   /**
-   * Plain bytes of each frame, in the order asked for. Throws OBJECT_CORRUPT, OBJECT_MISSING, STORE_…, KEY_MISSING.
-   * The arrays belong to the cache: read only.
+   * Call `use` with the plain bytes of each frame, in any order; `plain` belongs to the cache and is read within the call.
+   *
+   * Returns undefined when every frame was at hand, else a promise that settles when `use` will not be called any more. It rejects
+   * with OBJECT_CORRUPT, OBJECT_MISSING, STORE_…, KEY_MISSING.
    */
-  load(frames: readonly FrameAddress[]): Promise<readonly Uint8Array[]>;
-  /** Whether all of them are at hand or on their way. */
-  has(frame: FrameAddress): boolean;
+  load(frames: readonly FrameAddress[], use: (plain: Uint8Array, index: number) => void): Promise<void> | undefined;
+  /** Fetch what is not at hand. An error is seen by the read that needs the frame: it asks again. */
+  prefetch(frames: readonly FrameAddress[]): void;
+  /** Whether more may be fetched ahead of need. */
+  readonly mayPrefetch: boolean;
   readonly statistics: { readonly requests: number; readonly fetchedBytes: number };
 }
 
-const GROUP_BYTES = 4 << 20;
+interface Coming {
+  readonly waiting: ((plain: Uint8Array) => void)[];
+  readonly done: PromiseWithResolvers<void>;
+}
+
+interface Group {
+  readonly container: ImageContainer;
+  readonly frames: number[];
+}
+
+const GROUP_BYTES = 1 << 20;
+/** Bytes between two frames that are fetched in vain rather than with a request of their own. */
+const GAP_BYTES = 64 << 10;
+/** Plain bytes on their way that nobody has asked for yet. */
+const PREFETCH_BYTES = 16 << 20;
 const DIGEST_CACHE_SHARE = 8;
 
 export function frameLoader(store: ObjectStore, cacheBytes: number): FrameLoader {
-  const frames = lruCache<Uint8Array>(cacheBytes);
+  const cache = frameCache(cacheBytes);
   const digests = lruCache<Promise<Uint8Array>>(Math.max(1 << 20, cacheBytes / DIGEST_CACHE_SHARE));
-  const coming = new Map<number, Promise<Uint8Array>>();
+  const coming = new Map<number, Coming>();
   const statistics = { requests: 0, fetchedBytes: 0 };
+  let prefetching = 0;
 
   const numberOf = ({ container, frame }: FrameAddress): number => container.frameBase + frame;
 
   function digestsOf(container: ImageContainer): Promise<Uint8Array> {
     const known = digests.get(container.frameBase);
     if (known !== undefined) return known;
-    const loading = withSecondLook(() => container.loadDigests());
+    const loading = container.loadDigests().catch((error: unknown) => {
+      if (!isFault(error, "OBJECT_CORRUPT")) throw error;
+      return container.loadDigests();
+    });
     digests.set(container.frameBase, loading, 1024 + digestBytesOf(container.place.directory));
     // A failure is the reader's to see, and the next reader's to try again.
     loading.catch(() => digests.delete(container.frameBase));
     return loading;
   }
 
-  async function fetchGroup(container: ImageContainer, first: number, last: number): Promise<Uint8Array[]> {
-    const range = container.rangeOf(first, last);
+  async function fetchRange({ container, frames }: Group): Promise<(frame: number) => Uint8Array> {
+    const range = container.rangeOf(frames[0]!, frames.at(-1)!);
     statistics.requests++;
     statistics.fetchedBytes += range.length;
-    const [data, known] = await Promise.all([store.get(container.place.key, { range }), digestsOf(container)]);
-    const plain: Uint8Array[] = [];
-    for (let frame = first; frame <= last; frame++) {
+    const data = await store.get(container.place.key, { range });
+    return (frame) => {
       const { offset, length } = container.rangeOf(frame, frame);
-      const at = offset - range.offset;
-      plain.push(container.open(frame, data.subarray(at, at + length), known));
-    }
-    return plain;
+      return data.subarray(offset - range.offset, offset - range.offset + length);
+    };
   }
 
-  function start(container: ImageContainer, first: number, last: number): void {
-    const group = withSecondLook(() => fetchGroup(container, first, last));
-    for (let frame = first; frame <= last; frame++) {
-      const number = container.frameBase + frame;
-      const one = group.then(
-        (plain) => {
-          coming.delete(number);
-          frames.set(number, plain[frame - first]!, plain[frame - first]!.length);
-          return plain[frame - first]!;
-        },
-        (error: unknown) => {
-          coming.delete(number);
-          throw error;
-        },
-      );
-      one.catch(() => undefined); // Whoever waits for it sees the error; a frame that was only read ahead has no one waiting.
-      coming.set(number, one);
+  function expect(number: number): Coming {
+    const one = { waiting: [], done: Promise.withResolvers<void>() };
+    one.done.promise.catch(() => undefined); // Whoever waits for it sees the error; a frame that was only fetched ahead has no one waiting.
+    coming.set(number, one);
+    return one;
+  }
+
+  function settle(number: number, plain: Uint8Array | undefined, error?: unknown): void {
+    const one = coming.get(number)!;
+    coming.delete(number);
+    if (plain === undefined) {
+      one.done.reject(error);
+      return;
     }
+    cache.put(number, plain);
+    for (const use of one.waiting) use(plain);
+    one.done.resolve();
+  }
+
+  /** Throws OBJECT_CORRUPT. */
+  function unpack(container: ImageContainer, sealed: Uint8Array, what: { frame: number; digests: Uint8Array }): void {
+    const plain = cache.take(container.plainBytesOf(what.frame));
+    try {
+      container.openInto(plain, sealed, what);
+    } catch (error) {
+      cache.discard(plain);
+      throw error;
+    }
+    settle(container.frameBase + what.frame, plain);
+  }
+
+  /** Every frame of the group is settled when this ends; it never rejects. */
+  async function fetchGroup(group: Group): Promise<void> {
+    const { container, frames } = group;
+    const settleAll = (error: unknown): void => {
+      for (const frame of frames)
+        if (coming.has(container.frameBase + frame)) settle(container.frameBase + frame, undefined, error);
+    };
+    try {
+      const [sealedOf, known] = await Promise.all([fetchRange(group), digestsOf(container)]);
+      const doubtful: number[] = [];
+      for (const [index, frame] of frames.entries()) {
+        if (index > 0) await nextTurn();
+        try {
+          unpack(container, sealedOf(frame), { frame, digests: known });
+        } catch (error) {
+          if (!isFault(error, "OBJECT_CORRUPT")) throw error;
+          doubtful.push(frame);
+        }
+      }
+      for (const frame of doubtful) {
+        const sealedAgain = await fetchRange({ container, frames: [frame] });
+        try {
+          unpack(container, sealedAgain(frame), { frame, digests: known });
+        } catch (error) {
+          settle(container.frameBase + frame, undefined, error);
+        }
+      }
+    } catch (error) {
+      settleAll(error);
+    }
+  }
+
+  /** What is missing, in as few requests as its places allow. */
+  function groupsOf(missing: readonly FrameAddress[]): Group[] {
+    const groups: Group[] = [];
+    const open = new Map<ImageContainer, Group>();
+    for (const { container, frame } of missing) {
+      const group = open.get(container);
+      const last = group?.frames.at(-1);
+      if (group !== undefined && last !== undefined && last < frame) {
+        const { length } = container.rangeOf(group.frames[0]!, frame);
+        const gap = last + 1 === frame ? 0 : container.rangeOf(last + 1, frame - 1).length;
+        if (length <= GROUP_BYTES && gap <= GAP_BYTES) {
+          group.frames.push(frame);
+          continue;
+        }
+      }
+      const next = { container, frames: [frame] };
+      open.set(container, next);
+      groups.push(next);
+    }
+    return groups;
   }
 
   return {
     statistics,
-    has: (address) => coming.has(numberOf(address)) || frames.get(numberOf(address)) !== undefined,
-    async load(wanted) {
-      const found: (Uint8Array | Promise<Uint8Array> | undefined)[] = wanted.map(
-        (address) => frames.get(numberOf(address)) ?? coming.get(numberOf(address)),
-      );
-      for (let index = 0; index < wanted.length; index++) {
-        if (found[index] !== undefined) continue;
-        const { container, frame } = wanted[index]!;
-        let last = frame;
-        // Later missing frames that lie right behind it in the same object come along.
-        for (let next = index + 1; next < wanted.length; next++) {
-          const more = wanted[next]!;
-          if (found[next] !== undefined || more.container !== container || more.frame !== last + 1) break;
-          if (container.rangeOf(frame, more.frame).length > GROUP_BYTES) break;
-          last = more.frame;
+    load(wanted, use) {
+      const missing: FrameAddress[] = [];
+      const waiting: Promise<void>[] = [];
+      for (const [index, address] of wanted.entries()) {
+        const number = numberOf(address);
+        const plain = cache.get(number);
+        if (plain !== undefined) {
+          use(plain, index);
+          continue;
         }
-        if (!coming.has(numberOf(wanted[index]!))) start(container, frame, last);
-        for (let number = frame; number <= last; number++) {
-          found[index + number - frame] = coming.get(container.frameBase + number)!;
+        let one = coming.get(number);
+        if (one === undefined) {
+          one = expect(number);
+          missing.push(address);
         }
+        one.waiting.push((arrived) => use(arrived, index));
+        waiting.push(one.done.promise);
       }
-      return Promise.all(found as (Uint8Array | Promise<Uint8Array>)[]); // Each hole was filled above.
+      for (const group of groupsOf(missing)) void fetchGroup(group);
+      return waiting.length === 0 ? undefined : allSettled(waiting);
+    },
+    prefetch(frames) {
+      const missing = frames.filter((address) => !cache.has(numberOf(address)) && !coming.has(numberOf(address)));
+      for (const address of missing) expect(numberOf(address));
+      for (const group of groupsOf(missing)) {
+        const bytes = group.frames.reduce((sum, frame) => sum + group.container.plainBytesOf(frame), 0);
+        prefetching += bytes;
+        void fetchGroup(group).then(() => void (prefetching -= bytes));
+      }
+    },
+    get mayPrefetch() {
+      return prefetching < PREFETCH_BYTES;
     },
   };
 }
 
-/** `work` again, once, when it found damage. */
-async function withSecondLook<Result>(work: () => Promise<Result>): Promise<Result> {
-  try {
-    return await work();
-  } catch (error) {
-    if (!isFault(error, "OBJECT_CORRUPT")) throw error;
-    return await work();
-  }
+/** Rejects only when all have settled: until then somebody may still write to the reader's buffer. */
+async function allSettled(work: readonly Promise<void>[]): Promise<void> {
+  const outcomes = await Promise.allSettled(work);
+  for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
 }

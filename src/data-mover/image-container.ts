@@ -9,6 +9,7 @@ import { corrupt } from "#model/format/fields.ts";
 import type { FrameDirectory } from "#model/format/frame-directory.ts";
 import { type Cipher, HEADER_BYTES } from "#model/format/header.ts";
 import { digestCount, DIGEST_BYTES } from "#model/frame-record.ts";
+import { BLOCK_SIZE } from "#model/units.ts";
 import type { ObjectStore } from "#ports/object-store.ts";
 import { digestsHold, type FrameOpener, frameOpener, openHead, readIndex } from "./container-reader.ts";
 import type { Keyring } from "./keyring.ts";
@@ -32,8 +33,13 @@ export interface ImageContainer {
   rangeOf(first: number, last: number): { readonly offset: number; readonly length: number };
   /** Header and index again, from the store, for the digests. Throws OBJECT_CORRUPT, OBJECT_MISSING, STORE_…. */
   loadDigests(): Promise<Uint8Array>;
-  /** Plain bytes of a frame; `sealed` is what lies in its range. Throws OBJECT_CORRUPT that names object, frame and blocks. */
-  open(frame: number, sealed: Uint8Array, digests: Uint8Array): Uint8Array;
+  /** Plain length of a frame. */
+  plainBytesOf(frame: number): number;
+  /**
+   * Fill `target` with a frame; `sealed` is what lies in its range. Throws OBJECT_CORRUPT that names object, frame and blocks, and then
+   * `target` must not be believed.
+   */
+  openInto(target: Uint8Array, sealed: Uint8Array, what: { readonly frame: number; readonly digests: Uint8Array }): void;
 }
 
 export function imageContainer(
@@ -82,14 +88,15 @@ export function imageContainer(
       }
       return readIndex(head).digests.slice();
     },
-    open(frame, sealed, digests) {
+    plainBytesOf: (frame) => directory.blocks[frame]! * BLOCK_SIZE,
+    openInto(target, sealed, { frame, digests }) {
       const { opener, pieces } = prepared();
       const block = directory.block[frame]!;
       const blocks = directory.blocks[frame]!;
       try {
-        const plain = opener.open(sealed, { frame, block, blocks, codec: directory.codec[frame]! });
-        if (digestsHold(plain, digests.subarray(pieces[frame]! * DIGEST_BYTES, pieces[frame + 1]! * DIGEST_BYTES)))
-          return plain;
+        opener.openInto(target, sealed, { frame, block, blocks, codec: directory.codec[frame]! });
+        if (digestsHold(target, digests.subarray(pieces[frame]! * DIGEST_BYTES, pieces[frame + 1]! * DIGEST_BYTES)))
+          return;
         throw corrupt("Frame", "it opens, and is not what the source hashed");
       } catch (error) {
         if (!(error instanceof Fault)) throw error;

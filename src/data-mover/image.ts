@@ -37,17 +37,25 @@ export interface DiskImage {
   readonly sizeBytes: number;
   readonly sectorBytes: number;
   readonly map: ExtentMap;
-  /** Fill `target` from byte `offset`; anything inside the disk. Throws OBJECT_CORRUPT, OBJECT_MISSING, STORE_…, KEY_MISSING. */
-  read(target: Uint8Array, offset: number): Promise<void>;
+  /**
+   * Fill `target` from byte `offset`; anything inside the disk. At once when all of it is at hand.
+   * Throws OBJECT_CORRUPT, OBJECT_MISSING, STORE_…, KEY_MISSING; `target` may be filled in part then.
+   */
+  read(target: Uint8Array, offset: number): void | Promise<void>;
+  /** Fetch a range ahead of need; errors are left to the read that needs it. */
+  prefetch(offset: number, length: number): void;
   readonly statistics: FrameLoader["statistics"];
 }
 
 const CACHE_BYTES = 64 << 20;
 /** Data that one read may hold beside the cache. */
 const STEP_BLOCKS = (8 << 20) / BLOCK_SIZE;
-const AHEAD_BLOCKS = (4 << 20) / BLOCK_SIZE;
-/** Frames fetched ahead that may be outstanding; beyond that the reader is faster than the store anyway. */
-const AHEAD_FRAMES_MOST = 64;
+const AHEAD_REACH_BLOCKS = (2 << 20) / BLOCK_SIZE;
+const AHEAD_LEAST_BLOCKS = (512 << 10) / BLOCK_SIZE;
+const AHEAD_MOST_BLOCKS = (8 << 20) / BLOCK_SIZE;
+/** Who exports a disk looks first at its start (partition table, boot loader) and at its end (backup of the partition table). */
+const WARM_START_BYTES = 2 << 20;
+const WARM_END_BYTES = 64 << 10;
 
 /**
  * Open the disk at a commit.
@@ -71,45 +79,68 @@ export async function openImage(
   const { sizeBytes, sectorBytes } = line.shape;
   const containers = containersInUse(line, disk, options);
   const loader = frameLoader(disk.store, options.cacheBytes ?? CACHE_BYTES);
-  const ahead = readAhead(AHEAD_BLOCKS, blockCount(sizeBytes));
+  const ahead = readAhead({
+    reach: AHEAD_REACH_BLOCKS,
+    least: AHEAD_LEAST_BLOCKS,
+    most: AHEAD_MOST_BLOCKS,
+    end: blockCount(sizeBytes),
+  });
   const { map } = line;
 
-  const framesOf = (start: number, end: number): FrameAddress[] => {
-    const frames: FrameAddress[] = [];
-    for (const run of runsOf(map, start, end - start)) if (isData(run)) frames.push(addressOf(run));
-    return frames;
-  };
   const addressOf = (run: DataRun): FrameAddress => ({ container: containers[run.source]!, frame: run.frame });
 
-  let aheadFrames = 0;
-  const fetchAhead = (start: number, end: number): void => {
-    const frames = uniqueFrames(framesOf(start, end).filter((frame) => !loader.has(frame)));
-    if (frames.length === 0 || aheadFrames + frames.length > AHEAD_FRAMES_MOST) return;
-    aheadFrames += frames.length;
-    const done = (): void => void (aheadFrames -= frames.length);
-    // An error is seen by the read that needs the frame; it asks again.
-    loader.load(frames).then(done, done);
+  const prefetch = (start: number, end: number): void => {
+    const frames = new Map<number, FrameAddress>();
+    for (const run of runsOf(map, start, end - start)) {
+      if (!isData(run)) continue;
+      const address = addressOf(run);
+      frames.set(numberOf(address), address);
+    }
+    if (frames.size > 0) loader.prefetch([...frames.values()]);
   };
 
-  const readStep = async (target: Uint8Array, offset: number): Promise<void> => {
+  /** At most `STEP_BLOCKS`. */
+  const readStep = (target: Uint8Array, offset: number): Promise<void> | undefined => {
     const start = Math.floor(offset / BLOCK_SIZE);
     const end = Math.ceil((offset + target.length) / BLOCK_SIZE);
-    const runs = [...runsOf(map, start, end - start)];
-    const wanted = uniqueFrames(runs.filter(isData).map(addressOf));
-    const loading = loader.load(wanted);
-    const next = ahead.observe(start, end);
-    if (next !== undefined) fetchAhead(next.start, next.end);
-    const plain = new Map((await loading).map((data, index) => [numberOf(wanted[index]!), data]));
-    for (const run of runs) {
-      const from = Math.max(run.start * BLOCK_SIZE, offset);
-      const to = Math.min((run.start + run.length) * BLOCK_SIZE, offset + target.length);
+    // Each frame once, with what is wanted of it.
+    const wanted = new Map<number, { readonly address: FrameAddress; readonly runs: DataRun[] }>();
+    for (const run of runsOf(map, start, end - start)) {
       if (!isData(run)) {
-        target.fill(0, from - offset, to - offset);
+        const from = Math.max(run.start * BLOCK_SIZE, offset);
+        target.fill(0, from - offset, Math.min((run.start + run.length) * BLOCK_SIZE - offset, target.length));
         continue;
       }
       const address = addressOf(run);
-      const first = address.container.place.directory.block[run.frame]! * BLOCK_SIZE;
-      target.set(plain.get(numberOf(address))!.subarray(from - first, to - first), from - offset);
+      const known = wanted.get(numberOf(address));
+      if (known) known.runs.push(run);
+      else wanted.set(numberOf(address), { address, runs: [run] });
+    }
+    const parts = [...wanted.values()];
+    const loading = loader.load(
+      parts.map(({ address }) => address),
+      (plain, index) => {
+        const { address, runs } = parts[index]!;
+        const first = address.container.place.directory.block[address.frame]! * BLOCK_SIZE;
+        for (const run of runs) {
+          const from = Math.max(run.start * BLOCK_SIZE, offset);
+          const to = Math.min((run.start + run.length) * BLOCK_SIZE, offset + target.length);
+          target.set(plain.subarray(from - first, to - first), from - offset);
+        }
+      },
+    );
+    const next = ahead.observe(start, end, loader.mayPrefetch);
+    if (next !== undefined) prefetch(next.start, next.end);
+    return loading;
+  };
+
+  const readInSteps = async (target: Uint8Array, offset: number): Promise<void> => {
+    for (let at = 0; at < target.length;) {
+      // Steps end at block boundaries, so that no frame is wanted by two of them more than it must.
+      const blockAt = Math.floor((offset + at) / BLOCK_SIZE) + STEP_BLOCKS;
+      const end = Math.min(target.length, blockAt * BLOCK_SIZE - offset);
+      await readStep(target.subarray(at, end), offset + at);
+      at = end;
     }
   };
 
@@ -118,22 +149,23 @@ export async function openImage(
     sectorBytes,
     map,
     statistics: loader.statistics,
-    async read(target, offset) {
+    read(target, offset) {
       if (offset < 0 || offset + target.length > sizeBytes)
         throw new RangeError(`Read of ${target.length} bytes at ${offset}`);
-      for (let at = 0; at < target.length;) {
-        // Steps end at block boundaries, so that no frame is wanted by two of them more than it must.
-        const blockAt = Math.floor((offset + at) / BLOCK_SIZE) + STEP_BLOCKS;
-        const end = Math.min(target.length, blockAt * BLOCK_SIZE - offset);
-        await readStep(target.subarray(at, end), offset + at);
-        at = end;
-      }
+      if (target.length === 0) return;
+      return target.length < STEP_BLOCKS * BLOCK_SIZE ? readStep(target, offset) : readInSteps(target, offset);
+    },
+    prefetch(offset, length) {
+      const start = Math.max(0, Math.floor(offset / BLOCK_SIZE));
+      prefetch(start, Math.max(start, Math.ceil(Math.min(offset + length, sizeBytes) / BLOCK_SIZE)));
     },
   };
 }
 
-/** The image as a device that can be exported; nothing can be written to it. */
+/** The image as a device that can be exported; nothing can be written to it. What every client reads first is fetched already. */
 export function imageDevice(image: DiskImage): BlockDevice {
+  image.prefetch(0, WARM_START_BYTES);
+  image.prefetch(image.sizeBytes - WARM_END_BYTES, WARM_END_BYTES);
   const refuse = (): never => {
     throw new RangeError("An image is read only");
   };
@@ -176,12 +208,6 @@ function isData(run: Run): run is DataRun {
 
 function numberOf(address: FrameAddress): number {
   return address.container.frameBase + address.frame;
-}
-
-/** Each frame once, in the order of first appearance. */
-function uniqueFrames(frames: readonly FrameAddress[]): FrameAddress[] {
-  const seen = new Set<number>();
-  return frames.filter((frame) => !seen.has(numberOf(frame)) && seen.add(numberOf(frame)));
 }
 
 interface Line {

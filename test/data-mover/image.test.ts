@@ -259,7 +259,7 @@ test("Damage in the store is named with object, frame and blocks, and never serv
   const image = await openAt(at, "root", writer.data.seq);
   await assertReads(image, flat, 10 * BLOCK_SIZE, 8 * BLOCK_SIZE);
   const target = Buffer.alloc(BLOCK_SIZE, 0xee);
-  const fault = await image.read(target, 203 * BLOCK_SIZE).then(
+  const fault = await image.read(target, 203 * BLOCK_SIZE)?.then(
     () => undefined,
     (error: unknown) => error as Fault,
   );
