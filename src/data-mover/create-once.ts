@@ -25,7 +25,7 @@ export interface CreateOnce<Found> {
  */
 export async function createOnce<Found>(context: StoreContext, request: CreateOnce<Found>): Promise<Found | undefined> {
   for (let attempt = 1; ; attempt++) {
-    let trouble: unknown;
+    let trouble: Fault | undefined;
     try {
       if ((await context.store.create(request.key, request.body, storeOptions(context))) === "created")
         return undefined;

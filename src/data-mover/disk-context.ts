@@ -2,7 +2,7 @@
  * One disk's part of a replica store, as the commit protocol sees it: where its objects are, how its commits are read and
  * sealed, and the clock and chance that space out retries. (No decision about safety is made by either.)
  */
-import { isFault } from "#model/fault.ts";
+import { isFault, type Fault } from "#model/fault.ts";
 import type { DiskNames } from "#model/format/object-names.ts";
 import type { Clock } from "#ports/clock.ts";
 import type { ObjectStore } from "#ports/object-store.ts";
@@ -60,7 +60,7 @@ export async function backOff(context: StoreContext, attempt: number): Promise<v
 }
 
 /** The store may do better next time. Nothing is known about what a PUT did. */
-export function isPassing(error: unknown): boolean {
+export function isPassing(error: unknown): error is Fault {
   return isFault(error, "STORE_UNAVAILABLE") || isFault(error, "STORE_AMBIGUOUS") || isFault(error, "STORE_THROTTLED");
 }
 

@@ -334,6 +334,8 @@ function checkFault(
     case "CHAIN_BROKEN":
     case "OBJECT_MISSING":
       if (before.collections !== world.collections) return; // What it was about to read was collected.
+      break;
+    default:
   }
   violate(world, `${actor.name} met ${fault.code}: ${fault.message}`);
 }
