@@ -1,5 +1,6 @@
 /** Follow an operation to its end, telling each step as it happens. */
-import { Fault, faultFromJson } from "#model/fault.ts";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Fault, faultFromJson, isFault } from "#model/fault.ts";
 import type { OperationState } from "../api/contract.ts";
 import type { ApiClient } from "../api/contract.ts";
 import { parseDuration, type WaitOptions } from "./context.ts";
@@ -22,8 +23,20 @@ export async function watchOperation(
 ): Promise<OperationState> {
   const deadline = performance.now() + timeoutMs;
   const told = new Set<string>();
+  /** A worker or `control` that is being replaced does not end the watching: the operation goes on without us. */
+  const ask = async (): Promise<OperationState | undefined> => {
+    try {
+      return await client.operation(operationId, { waitMs: POLL_MS });
+    } catch (error) {
+      if (!isFault(error) || !error.retryable || stop.aborted || performance.now() > deadline) throw error;
+      say(`  no answer (${error.code}), asking again`);
+      await sleep(POLL_MS);
+      return undefined;
+    }
+  };
   for (;;) {
-    const operation = await client.operation(operationId, { waitMs: POLL_MS });
+    const operation = await ask();
+    if (operation === undefined) continue;
     for (const step of operation.steps) {
       const line = `${step.name}: ${step.state}${step.detail === undefined ? "" : ` (${step.detail})`}`;
       if (step.state === "waiting" || told.has(line)) continue;
