@@ -15,8 +15,8 @@ export interface FailoverInput {
   readonly sourceSite: string;
   readonly targetSite: string;
   readonly machines: readonly ProtectedMachine[];
-  /** The order as it stands; versions above it up to `orderVersion + 2` are reserved for this operation. */
-  readonly order: ReplicationOrder;
+  /** The order that stops the source, under a version that is reserved for it. */
+  readonly stopOrder: ReplicationOrder;
   /** How long to wait for the machines to answer. */
   readonly answerMs?: number;
 }

@@ -5,12 +5,11 @@
  * Invariants:
  * - every call has a bound; unplanned, nothing here fails, it is noted;
  * - what ran before is looked up before anything is shut down, and only that is powered on again;
- * - undoing a stop comes after the fence was given back (compensations run in reverse), so that the order goes out under the epoch that
- *   then holds.
+ * - a stop is not undone here: the group sends its order anew when a failover was undone, under the epoch and on the branch that hold by
+ *   then.
  */
 import { isCancellation } from "@temporalio/workflow";
 import { Fault } from "#model/fault.ts";
-import type { ReplicationOrder } from "#ports/replication.ts";
 import type { FoundMachine } from "../activities/contract.ts";
 import { act, PRIORITY } from "./act.ts";
 import type { FailoverInput, OutcomeSoFar } from "./failover-input.ts";
@@ -42,7 +41,7 @@ export async function preCheck(input: FailoverInput): Promise<string> {
 }
 
 /** Planned: machines off, then the final cut, then no more orders. Returns the barrier that holds everything. */
-export async function emptySource(input: FailoverInput, run: Runbook, outcome: OutcomeSoFar): Promise<number> {
+export async function emptySource(input: FailoverInput, run: Runbook): Promise<number> {
   const at = { at: input.targetSite, priority: PRIORITY.failover };
   const source: SourceMachines = { found: [] };
   run.undo("shut down source", async () => await powerOn(input, source));
@@ -79,8 +78,7 @@ export async function emptySource(input: FailoverInput, run: Runbook, outcome: O
     },
     { waitsFor: "the final cut to be committed at the target", budgetMs: FINAL_CUT_MS },
   );
-  registerResume(input, run, outcome, "stop replication");
-  await run.step("stop replication", async (note) => note(await stopOrder(input, outcome, SOURCE_MS)));
+  await run.step("stop replication", async (note) => note(await stopOrder(input, SOURCE_MS)));
   return cut.barrier;
 }
 
@@ -88,7 +86,6 @@ export async function emptySource(input: FailoverInput, run: Runbook, outcome: O
 export async function stopSource(input: FailoverInput, run: Runbook, outcome: OutcomeSoFar): Promise<void> {
   const source: SourceMachines = { found: [] };
   if (!input.sourceLost) {
-    registerResume(input, run, outcome, "stop source");
     run.undo("stop source", async () => await powerOn(input, source));
   }
   await run.step(
@@ -106,7 +103,7 @@ export async function stopSource(input: FailoverInput, run: Runbook, outcome: Ou
         }
       };
       await Promise.all([
-        tried(async () => await stopOrder(input, outcome, input.sourceLost ? 5_000 : SOURCE_MS)),
+        tried(async () => await stopOrder(input, input.sourceLost ? 5_000 : SOURCE_MS)),
         tried(async () => {
           if (input.sourceLost) return "its machines are left alone";
           const { running, detail } = await shutDown(input, source, SOURCE_MS - 10_000);
@@ -120,34 +117,13 @@ export async function stopSource(input: FailoverInput, run: Runbook, outcome: Ou
   );
 }
 
-async function stopOrder(input: FailoverInput, outcome: OutcomeSoFar, budgetMs: number): Promise<string> {
-  const order: ReplicationOrder = { ...input.order, version: input.order.version + 1, state: "stopped" };
-  outcome.orderVersion = order.version;
-  outcome.orderState = "stopped";
+async function stopOrder(input: FailoverInput, budgetMs: number): Promise<string> {
   const { delivered } = await act(
     "putOrder",
-    { order },
+    { order: input.stopOrder },
     { at: input.targetSite, summary: "stop replication at the source", budgetMs, priority: PRIORITY.failover },
   );
   return delivered ? "replication stopped" : "the order to stop waits for its process server";
-}
-
-/** Undoing a stop: the order goes on under the epoch that holds by then (undos run in reverse: the fence is given back first). */
-function registerResume(input: FailoverInput, run: Runbook, outcome: OutcomeSoFar, step: string): void {
-  run.undo(step, async () => {
-    const order: ReplicationOrder = {
-      ...input.order,
-      version: input.order.version + 2,
-      groupEpoch: outcome.epoch ?? input.order.groupEpoch,
-    };
-    outcome.orderVersion = order.version;
-    outcome.orderState = order.state;
-    await act(
-      "putOrder",
-      { order },
-      { at: input.targetSite, summary: "undo: replicate again", priority: PRIORITY.failover },
-    );
-  });
 }
 
 /** What ran at the source before we touched it: that, and only that, is powered on again. */

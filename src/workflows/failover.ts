@@ -33,8 +33,6 @@ export async function failover(input: FailoverInput): Promise<OperationState> {
   const outcome: OutcomeSoFar = {
     booted: false,
     sourceFenced: false,
-    orderVersion: input.order.version,
-    orderState: input.order.state,
     partial: false,
     answering: true,
     sourceMayRun: false,
@@ -109,8 +107,8 @@ async function runFailover(
   );
   guarded(guard);
   try {
-    const atLeast = input.mode === "planned" ? await emptySource(input, run, outcome) : undefined;
-    // Unplanned: beside each other. The source is told first, so that its compensations run last, under the epoch that then holds.
+    const atLeast = input.mode === "planned" ? await emptySource(input, run) : undefined;
+    // Unplanned: beside each other. The source comes first, so that its machines are powered on after the fence was given back.
     const stopping = input.mode === "planned" ? undefined : stopSource(input, run, outcome);
     // A cancellation may end it while the fence, which cannot be cancelled, still runs; it is awaited there.
     stopping?.catch(() => undefined);

@@ -19,7 +19,7 @@ import { PRIORITY } from "./act.ts";
 import { failover } from "./failover.ts";
 import {
   FAILOVER_CONDITIONS,
-  currentOrder,
+  nextOrder,
   operationOf,
   putOperation,
   setCondition,
@@ -39,9 +39,6 @@ import { cleanUp, type FailoverOutcome, type OperationEnd } from "./signals.ts";
 import { testFailover } from "./test-failover.ts";
 import { now } from "./workflow-time.ts";
 
-/** Versions of the order that a failover may use: one to stop, one to go on. */
-const ORDERS_RESERVED = 2;
-
 /** Synchronous up to the start of the child: phase, epoch and order are settled before anybody else gets a turn. */
 export async function beginFailover(
   record: GroupRecord,
@@ -50,11 +47,7 @@ export async function beginFailover(
   answerMs: number | undefined,
   lost: () => void,
 ): Promise<void> {
-  const order = {
-    ...currentOrder(record),
-    state: record.conditions.includes(CONDITIONS.paused) ? ("paused" as const) : ("active" as const),
-  };
-  record.order = { ...record.order, version: order.version + ORDERS_RESERVED };
+  const stopOrder = nextOrder(record, "stopped");
   record.phaseBefore = record.phase;
   record.phase = nextPhase(record.phase, "failover");
   putOperation(record, begun(record, request.operationId, "failover", workflowId, request.by));
@@ -73,7 +66,7 @@ export async function beginFailover(
         sourceSite: record.sourceSite,
         targetSite: record.targetSite,
         machines: record.machines,
-        order,
+        stopOrder,
         ...(answerMs === undefined ? {} : { answerMs }),
       },
     ],
@@ -178,7 +171,6 @@ export function applyEnd(record: GroupRecord, end: OperationEnd): void {
 
 function applyFailover(record: GroupRecord, operation: OperationState, outcome: FailoverOutcome): void {
   for (const condition of FAILOVER_CONDITIONS) setCondition(record, condition, false);
-  record.order = { version: Math.max(record.order.version, outcome.orderVersion), state: outcome.orderState };
   if (outcome.epoch !== undefined) record.epoch = outcome.epoch;
   setCondition(record, CONDITIONS.sourceMayRun, outcome.booted && outcome.sourceMayRun);
   if (outcome.booted) {
@@ -200,7 +192,7 @@ function applyFailover(record: GroupRecord, operation: OperationState, outcome: 
   }
   record.phase = nextPhase(record.phase, "failover-undone", record.phaseBefore);
   setCondition(record, CONDITIONS.sourceFenced, outcome.sourceFenced);
-  // Whether the compensation reached the source or not: it hears the order again, under the epoch that holds now.
+  // Epoch and branch may have changed since the last order: it is made anew, from what the target then says.
   record.orderDue = !outcome.sourceFenced;
   record.connectionUnknown = true;
 }
@@ -221,8 +213,6 @@ export function applyLoss(record: GroupRecord, operationId: string): void {
       failover: {
         booted,
         sourceFenced: fenced,
-        orderVersion: record.order.version,
-        orderState: fenced ? "stopped" : "active",
         partial: false,
         answering: false,
         sourceMayRun: false,

@@ -8,6 +8,7 @@
  */
 import { CancellationScope, executeChild, isCancellation, ParentClosePolicy } from "@temporalio/workflow";
 import { Fault } from "#model/fault.ts";
+import { CONDITIONS } from "#model/group-phase.ts";
 import type { ReplicationOrder } from "#ports/replication.ts";
 import { act, PRIORITY } from "./act.ts";
 import { faultOf } from "./failures.ts";
@@ -226,17 +227,22 @@ export async function unprotectGroup(record: GroupRecord, asked: Asked, changed:
   return operation;
 }
 
-/** The target moved: its process server must dial elsewhere. */
+/** The target moved, or the group was given back to its source on another branch: its process server must hear. */
 export async function orderAgainIfMoved(record: GroupRecord): Promise<void> {
   const before = currentOrder(record);
   await prepareTarget(record);
   const { target, groupEpoch, branch } = currentOrder(record);
-  if (
+  const same =
     target.host === before.target.host &&
     target.port === before.target.port &&
     groupEpoch === before.groupEpoch &&
-    branch === before.branch
-  )
-    return;
-  await putOrder(nextOrder(record, record.order.state), record.targetSite, "the target listens elsewhere: order again");
+    branch === before.branch;
+  if (!same) await putOrder(nextOrder(record, record.order.state), record.targetSite, "order again");
+}
+
+/** Replicate (or track, while paused) under the epoch and on the branch that the target says hold now. */
+export async function orderAnew(record: GroupRecord): Promise<void> {
+  await prepareTarget(record);
+  const state = record.conditions.includes(CONDITIONS.paused) ? "paused" : "active";
+  await putOrder(nextOrder(record, state), record.targetSite, state === "active" ? "replicate" : "track changes");
 }

@@ -25,7 +25,7 @@ import {
   takeRequest,
   type GroupRecord,
 } from "./group-record.ts";
-import { putOrder } from "./group-protect.ts";
+import { orderAnew, putOrder } from "./group-protect.ts";
 import {
   groupWorkflowId,
   UPDATES,
@@ -121,7 +121,7 @@ export function handleUpdates(group: Group): void {
     operation: "resume",
     handle: async (request) => {
       if (hasCondition(record, CONDITIONS.sourceFenced)) await giveBack(group, request);
-      await putOrder(nextOrder(record, "active"), record.targetSite, "resume replication");
+      else await putOrder(nextOrder(record, "active"), record.targetSite, "resume replication");
       record.connectionUnknown = true;
       if (record.phase === "protected") setCondition(record, CONDITIONS.paused, false);
       group.interrupt();
@@ -277,6 +277,8 @@ async function giveBack(group: Group, request: Operation): Promise<void> {
       { at: record.targetSite, summary: `give the replica back to ${record.sourceSite}`, priority: PRIORITY.failover },
     );
     record.epoch = back.groupEpoch;
+    setCondition(record, CONDITIONS.paused, false);
+    await orderAnew(record);
     setCondition(record, CONDITIONS.sourceFenced, false);
   } finally {
     group.givingBack = false;

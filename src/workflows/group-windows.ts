@@ -10,8 +10,8 @@ import { duration } from "#model/health.ts";
 import type { WatchResult } from "../activities/contract.ts";
 import { act, PRIORITY } from "./act.ts";
 import { faultOf } from "./failures.ts";
-import { orderAgainIfMoved, putOrder } from "./group-protect.ts";
-import { hasCondition, nextOrder, rpoBreached, takeProgress, type ReplicaRecord } from "./group-record.ts";
+import { orderAgainIfMoved, orderAnew } from "./group-protect.ts";
+import { hasCondition, rpoBreached, takeProgress, type ReplicaRecord } from "./group-record.ts";
 import type { Group } from "./group-updates.ts";
 import { now } from "./workflow-time.ts";
 
@@ -76,7 +76,7 @@ async function repair(group: Group): Promise<void> {
 
 async function sendOrderAgain(group: Group): Promise<void> {
   await tolerating(group, async () => {
-    await putOrder(nextOrder(group.record, group.record.order.state), group.record.targetSite, "send the order again");
+    await orderAnew(group.record);
     group.record.orderDue = false;
   });
 }

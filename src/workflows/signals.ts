@@ -28,9 +28,6 @@ export interface FailoverOutcome {
   readonly epoch?: number;
   /** Fenced, and not given back: the source cannot replicate. */
   readonly sourceFenced: boolean;
-  /** Highest order version that was used. */
-  readonly orderVersion: number;
-  readonly orderState: "active" | "paused" | "stopped";
   readonly branch?: string;
   readonly partial: boolean;
   readonly answering: boolean;

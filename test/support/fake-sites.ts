@@ -29,7 +29,7 @@ export interface FailRule {
 }
 
 interface World {
-  claims: { activeSite: string; epoch: number; operations: Record<string, number> };
+  claims: { activeSite: string; branch: string; epoch: number; operations: Record<string, number> };
   prepared: boolean;
   released: boolean;
   order: ReplicationOrder | undefined;
@@ -73,7 +73,7 @@ export function createFakeSites(options: {
 }): FakeSites {
   const { groupId, machineNames = ["web"] } = options;
   const world: World = {
-    claims: { activeSite: "", epoch: 0, operations: {} },
+    claims: { activeSite: "", branch: "root", epoch: 0, operations: {} },
     prepared: false,
     released: false,
     order: undefined,
@@ -115,7 +115,8 @@ export function createFakeSites(options: {
     world.prepared &&
     !world.released &&
     world.claims.activeSite === SOURCE &&
-    world.order.groupEpoch === world.claims.epoch;
+    world.order.groupEpoch === world.claims.epoch &&
+    world.order.branch === world.claims.branch;
 
   function cycle(): { barrier: number; cutAtMs: number } {
     world.syncRemainingBytes = Math.max(0, world.syncRemainingBytes - DISK_BYTES / 4);
@@ -199,10 +200,10 @@ export function createFakeSites(options: {
     prepareGroup: async ({ sourceSite }) =>
       await step("masterTarget.prepareGroup", true, () => {
         if (!world.prepared && world.claims.epoch === 0)
-          world.claims = { activeSite: sourceSite, epoch: 1, operations: {} };
+          world.claims = { activeSite: sourceSite, branch: "root", epoch: 1, operations: {} };
         world.prepared = true;
         world.released = false;
-        return { host: "127.0.0.1", port: 4000, branch: "root", groupEpoch: world.claims.epoch };
+        return { host: "127.0.0.1", port: 4000, branch: world.claims.branch, groupEpoch: world.claims.epoch };
       }),
     observeGroup: async ({ cursor, waitMs }) => {
       if (!world.prepared || world.released) throw new Fault("NOT_FOUND", `No group "${groupId}"`);
@@ -240,6 +241,8 @@ export function createFakeSites(options: {
       await step("masterTarget.openExport", true, () => {
         world.exports[operationId] ??= { mode, point, open: true, discarded: false };
         world.exports[operationId].open = true;
+        // As the real store has it: the replica's writes go to a branch of their own, and a fence ends whatever branch is current.
+        if (mode === "read-write") world.claims.branch = `branch-${operationId}`;
         return exportOf(operationId);
       }),
     exportStatus: async ({ operationId }) =>

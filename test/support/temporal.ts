@@ -35,68 +35,42 @@ export async function startTemporal(): Promise<TestTemporal> {
   installQuietRuntime();
   const program = await findTool("temporal");
   const folder = await mkdtemp(join(tmpdir(), "leeward-temporal-"));
-  const port = await freePort();
-  const address = `127.0.0.1:${port}`;
-  const child: ChildProcess = spawn(
-    program,
-    [
-      "server",
-      "start-dev",
-      "--headless",
-      "--ip",
-      "127.0.0.1",
-      "--port",
-      String(port),
-      "--http-port",
-      String(await freePort()),
-      "--metrics-port",
-      String(await freePort()),
-      "--db-filename",
-      join(folder, "temporal.db"),
-      "--sqlite-pragma",
-      "journal_mode=WAL",
-      "--sqlite-pragma",
-      "synchronous=NORMAL",
-      "--log-level",
-      "error",
-    ],
-    { stdio: ["ignore", "ignore", "ignore"] },
-  );
-  // Whatever happens to us, it does not outlive us.
-  const end = (): void => void child.kill("SIGKILL");
-  process.once("exit", end);
+  let server: Server | undefined;
   let connection: NativeConnection | undefined;
   let stopped = false;
   const stop = async (): Promise<void> => {
     if (stopped) return;
     stopped = true;
     await connection?.close();
-    process.removeListener("exit", end);
-    if (child.exitCode === null && child.signalCode === null) {
-      child.kill("SIGKILL");
-      await once(child, "exit");
-    }
+    await server?.kill();
     await rm(folder, { recursive: true, force: true });
   };
   try {
-    const [bundle, opened] = await Promise.all([
-      cachedWorkflowBundle(bundleFolder(), silentLog),
-      connectWhenReady(address),
-    ]);
-    connection = opened;
-    const client = new Client({ connection: opened });
+    const bundling = cachedWorkflowBundle(bundleFolder(), silentLog);
+    // A free port may be taken by somebody else before the server has it: then it ends at once, and gets others.
+    for (let tries = 1; connection === undefined; tries += 1) {
+      server = await spawnServer(program, join(folder, `temporal-${tries}.db`));
+      try {
+        connection = await connectWhenReady(server);
+      } catch (error) {
+        await server.kill();
+        if (tries === 3) throw error;
+      }
+    }
+    const { codePath } = await bundling;
+    const opened = connection;
     return {
-      address,
+      address: server!.address,
       program,
       connection: opened,
-      client,
-      bundlePath: bundle.codePath,
+      client: new Client({ connection: opened }),
+      bundlePath: codePath,
       work: async (activities, sites) =>
         await startWorkers({
           connection: opened,
           namespace: "default",
           sites,
-          workflowBundle: { codePath: bundle.codePath },
+          workflowBundle: { codePath },
           activities,
           identity: "test",
         }),
@@ -108,15 +82,58 @@ export async function startTemporal(): Promise<TestTemporal> {
   }
 }
 
-export async function connectWhenReady(address: string): Promise<NativeConnection> {
+interface Server {
+  readonly address: string;
+  readonly ended: () => boolean;
+  kill(): Promise<void>;
+}
+
+async function spawnServer(program: string, database: string): Promise<Server> {
+  const [port, httpPort, metricsPort] = [await freePort(), await freePort(), await freePort()];
+  const ports = ["--port", `${port}`, "--http-port", `${httpPort}`, "--metrics-port", `${metricsPort}`];
+  const pragmas = ["--sqlite-pragma", "journal_mode=WAL", "--sqlite-pragma", "synchronous=NORMAL"];
+  const child: ChildProcess = spawn(
+    program,
+    [
+      "server",
+      "start-dev",
+      "--headless",
+      "--ip",
+      "127.0.0.1",
+      ...ports,
+      "--db-filename",
+      database,
+      ...pragmas,
+      "--log-level",
+      "error",
+    ],
+    { stdio: "ignore" },
+  );
+  const ended = (): boolean => child.exitCode !== null || child.signalCode !== null;
+  // Whatever happens to us, it does not outlive us.
+  const end = (): void => void child.kill("SIGKILL");
+  process.once("exit", end);
+  return {
+    address: `127.0.0.1:${port}`,
+    ended,
+    kill: async () => {
+      process.removeListener("exit", end);
+      if (ended()) return;
+      child.kill("SIGKILL");
+      await once(child, "exit");
+    },
+  };
+}
+
+async function connectWhenReady(server: Server): Promise<NativeConnection> {
   for (let tries = 0; ; tries += 1) {
     try {
-      const connection = await NativeConnection.connect({ address });
+      const connection = await NativeConnection.connect({ address: server.address });
       await setUpTemporal(connection, "default");
       return connection;
     } catch (error) {
       // Not listening yet, or its system workflows are not up yet.
-      if (tries > 300) throw new Error("The Temporal server does not answer", { cause: error });
+      if (tries > 600 || server.ended()) throw new Error("The Temporal server does not answer", { cause: error });
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
   }
