@@ -85,17 +85,19 @@ export function createGroupMember(options: {
       const timeUp = new AbortController();
       const timer = setTimeout(() => timeUp.abort(), boundMs);
       try {
-        const swept = [];
+        const results = [];
         for (const status of await statusesOf(groupId)) {
           const { diskId, image, sizeBytes } = status;
-          const runs = subtractRuns(await tap().unsynced(diskId), open.allSwept(status), blockCount(sizeBytes));
+          // Looked at before the tap is asked: a cycle committed meanwhile is then missing from both, not from neither.
+          const swept = open.allSwept(status);
+          const runs = subtractRuns(await tap().unsynced(diskId), swept, blockCount(sizeBytes));
           if (runs.length === 0 || clock.monotonic() >= deadline || stop.aborted) continue;
           const request = { groupId, diskId, cycle, image, sizeBytes, compress: compresses(groupId), runs };
           const done = await sweepDisk(lanes, request, AbortSignal.any([stop, timeUp.signal]));
           open.add(status, cycle, done);
-          swept.push({ diskId, sweptBytes: done.reduce((sum, run) => sum + run.count * 4096, 0) });
+          results.push({ diskId, sweptBytes: done.reduce((sum, run) => sum + run.count * 4096, 0) });
         }
-        return { disks: swept };
+        return { disks: results };
       } finally {
         clearTimeout(timer);
       }
@@ -180,6 +182,7 @@ export function createGroupMember(options: {
   }
 
   async function commitCycle(status: TapDiskStatus, cycle: number): Promise<void> {
+    open.closing(status.diskId, cycle);
     try {
       await tap().committed(status.diskId, cycle, open.swept(status, cycle));
     } catch (error) {

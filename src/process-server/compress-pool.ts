@@ -42,7 +42,8 @@ export function createCompressPool(entry: URL, threads: number): CompressPool {
     async compress(payload) {
       const thread =
         idle.pop() ?? (all.size < threads ? start() : await new Promise<Thread>((resolve) => waiting.push(resolve)));
-      const buffer = new ArrayBuffer(payload.length + recompressedBytesMax(payload));
+      // Not zeroed first: all that is read of it was written before. Its memory is its own, so it can be handed over.
+      const { buffer } = Buffer.allocUnsafeSlow(payload.length + recompressedBytesMax(payload));
       new Uint8Array(buffer).set(payload);
       try {
         const result = await new Promise<CompressResult>((resolve, reject) => {
