@@ -110,9 +110,11 @@ test(
         const { operationId } = await client.failover(name, { mode: "unplanned", sourceLost: true });
         await sleep(Math.random() * 1_500);
         assert.ok(system.kill("secondary", name) > 0, "there was nothing to kill");
-        const operation = await until("the end of the failover", 120_000, async () => {
+        const operation = await until("the end of the failover", 240_000, async () => {
           const state = await client.operation(operationId);
-          return state.state === "running" ? undefined : state;
+          // Its steps are what a person needs to see if this never ends.
+          if (state.state === "running") throw new Error(JSON.stringify(state));
+          return state;
         });
         assert.equal(operation.state, "done", JSON.stringify(operation.fault ?? operation.steps));
         const view = await until("the group", 30_000, async () => client.group(name));
