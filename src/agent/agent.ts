@@ -20,7 +20,7 @@ import { createFrameTools } from "./frame-tools.ts";
 import { createGroupMember } from "./group-member.ts";
 import type { LaneTarget } from "./lane-threads.ts";
 import type { SweepLane } from "./sweep-lane.ts";
-import { runTapHost, type TapProcess } from "./tap-host.ts";
+import { runTapHost, type TapHost, type TapProcess } from "./tap-host.ts";
 import { createTappedDisks, shortPath } from "./tapped-disks.ts";
 
 export interface AgentOptions {
@@ -55,13 +55,8 @@ export function startAgent(options: AgentOptions): Agent {
   const stop = new AbortController();
   const disks = createTappedDisks({ book: openDiskBook(join(stateDir, "disks.json")), stateDir, log });
   const controlSocket = shortPath(join(stateDir, "taps"), "control.sock");
-  const host = runTapHost({
-    connect: () => options.connectTap(controlSocket),
-    spawn: () => options.spawnTap({ controlSocket, disks: disks.tapConfigs() }),
-    clock,
-    log,
-    onConnected: (tap) => disks.addAll(tap),
-  });
+  let host: TapHost | undefined;
+  if (disks.tapConfigs().length > 0) tapHost();
   const member = createGroupMember({ disks, tap: connectedTap, tools: createFrameTools(), clock });
   const sessionOptions = {
     link,
@@ -69,7 +64,7 @@ export function startAgent(options: AgentOptions): Agent {
     bootId: options.bootId,
     version: options.version,
     member,
-    obey: async (tasks: Parameters<typeof disks.ensure>[1]) => disks.ensure(await host.connected(), tasks),
+    obey: async (tasks: Parameters<typeof disks.ensure>[1]) => disks.ensure(() => tapHost().connected(), tasks),
     inspect: (source: string, groupId: string) => ({ ...disks.inspect(source, groupId) }),
     groups: () => disks.groups,
     startLane: options.startLane,
@@ -84,12 +79,24 @@ export function startAgent(options: AgentOptions): Agent {
     async close() {
       stop.abort();
       await running;
-      await host.close();
+      await host?.close();
     },
   };
 
+  /** A machine without disks to protect runs no tap. */
+  function tapHost(): TapHost {
+    host ??= runTapHost({
+      connect: () => options.connectTap(controlSocket),
+      spawn: () => options.spawnTap({ controlSocket, disks: disks.tapConfigs() }),
+      clock,
+      log,
+      onConnected: (tap) => disks.addAll(tap),
+    });
+    return host;
+  }
+
   function connectedTap(): TapClient {
-    if (host.current === undefined)
+    if (host?.current === undefined)
       throw new Fault("PROCESS_DIED", "The tap is being started again", { details: { machine } });
     return host.current;
   }

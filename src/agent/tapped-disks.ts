@@ -18,8 +18,8 @@ import type { BookedDisk, DiskBook } from "./disk-book.ts";
 export interface TappedDisks {
   /** All booked disks are in `tap`. Faults of single disks are remembered, not thrown. */
   addAll(tap: TapClient): Promise<void>;
-  /** Taps what the tasks name and is not tapped yet. Faults of single disks are remembered. */
-  ensure(tap: TapClient, tasks: readonly GroupTask[]): Promise<void>;
+  /** Taps what the tasks name and is not tapped yet; asks for the tap only if there is such a disk. Faults of single disks are remembered. */
+  ensure(tap: () => Promise<TapClient>, tasks: readonly GroupTask[]): Promise<void>;
   /** Size of a source. Throws USAGE, IMAGE_MISSING, IMAGE_INVALID, and DISK_ALREADY_PROTECTED when another group has it. */
   inspect(
     source: string,
@@ -64,7 +64,8 @@ export function createTappedDisks(options: {
         if (!tasks.some((task) => task.disks.some((disk) => disk.diskId === key))) faults.delete(key);
       for (const task of tasks) {
         if (task.state === "stopped" && !book.disks.some((disk) => disk.groupId === task.groupId)) continue; // Nothing to keep serving.
-        for (const spec of task.disks) await attempt(task.groupId, spec, () => ensureDisk(tap, task.groupId, spec));
+        for (const spec of task.disks)
+          await attempt(task.groupId, spec, async () => ensureDisk(await tap(), task.groupId, spec));
       }
     },
     inspect(source, groupId) {

@@ -48,12 +48,12 @@ test("an image belongs to one group, until control has stopped it", async (t) =>
   const book = openDiskBook(join(folder, "disks.json"));
   const disks = createTappedDisks({ book, stateDir: folder, log: silentLog });
   const { tap, added } = tapWithDisks();
-  await disks.ensure(tap, [task("one", "disk-1", image)]);
-  await disks.ensure(tap, [task("one", "disk-1", image), task("two", "disk-2", image)]);
+  await disks.ensure(async () => tap, [task("one", "disk-1", image)]);
+  await disks.ensure(async () => tap, [task("one", "disk-1", image), task("two", "disk-2", image)]);
   assert.deepEqual(added, ["disk-1"]);
   assert.equal(disks.ofGroup("two", [])[0]?.fault?.code, "DISK_ALREADY_PROTECTED");
   assert.throws(() => disks.inspect(`tap:${image}`, "two"), { code: "DISK_ALREADY_PROTECTED" });
-  await disks.ensure(tap, [task("one", "disk-1", image, "stopped"), task("two", "disk-2", image)]);
+  await disks.ensure(async () => tap, [task("one", "disk-1", image, "stopped"), task("two", "disk-2", image)]);
   assert.deepEqual(added, ["disk-2"]);
   assert.equal(disks.ofGroup("two", [])[0]?.fault, undefined);
   // What is served is on the disk, for the next start.
@@ -61,6 +61,14 @@ test("an image belongs to one group, until control has stopped it", async (t) =>
     openDiskBook(join(folder, "disks.json")).disks.map((disk) => disk.diskId),
     ["disk-2"],
   );
+});
+
+test("without a disk to tap nobody asks for a tap", async (t) => {
+  const folder = folderFor(t);
+  const disks = createTappedDisks({ book: openDiskBook(join(folder, "disks.json")), stateDir: folder, log: silentLog });
+  const nobody = () => Promise.reject(new Error("A tap was asked for"));
+  await disks.ensure(nobody, []);
+  await disks.ensure(nobody, [task("one", "disk-1", "/nowhere", "stopped")]);
 });
 
 test("a disk that the tap refuses is not kept, and says why", async (t) => {
@@ -71,7 +79,7 @@ test("a disk that the tap refuses is not kept, and says why", async (t) => {
   const tap = {
     addDisk: () => Promise.reject(new Fault("IMAGE_IN_USE", "Another program has the image")),
   } as unknown as TapClient;
-  await disks.ensure(tap, [task("one", "disk-1", image)]);
+  await disks.ensure(async () => tap, [task("one", "disk-1", image)]);
   assert.equal(disks.ofGroup("one", [])[0]?.fault?.code, "IMAGE_IN_USE");
   assert.deepEqual(disks.tapConfigs(), []);
 });
