@@ -96,7 +96,8 @@ export async function watchReplicaWindow(group: Group, windowMs: number | undefi
   const { record } = group;
   const { replica } = record;
   if (replica === undefined) throw new RangeError("Failed over without a replica");
-  const length = windowMs ?? WINDOW_MS_MAX;
+  // The first look ends at once: whoever has just failed over wants to see the replica.
+  const length = replica.export === undefined ? 0 : (windowMs ?? WINDOW_MS_MAX);
   const result = await act(
     "watchReplica",
     {
@@ -109,7 +110,11 @@ export async function watchReplicaWindow(group: Group, windowMs: number | undefi
       writtenBytes: replica.export?.writtenBytes ?? 0,
       barrier: replica.export?.barrier ?? 0,
     },
-    { at: record.targetSite, summary: `watch replica machines for ${duration(length)}`, priority: PRIORITY.watch },
+    {
+      at: record.targetSite,
+      summary: length === 0 ? "first look at the replica machines" : `watch replica machines for ${duration(length)}`,
+      priority: PRIORITY.watch,
+    },
   );
   const wasAway = replica.fault !== undefined;
   const { fault: _fault, ...rest } = replica;
