@@ -19,8 +19,9 @@ export interface FrameCache {
   readonly usedBytes: number;
 }
 
-/** Largest share of the bound that waits unused for the next frame. */
+/** Largest share of the bound that waits unused for the next frame; a few of the largest frames in any case. */
 const SPARE_SHARE = 8;
+const SPARE_BYTES_LEAST = 1 << 20;
 
 export function frameCache(limitBytes: number): FrameCache {
   // A Map iterates in order of insertion, so re-inserting on use keeps the oldest in front.
@@ -28,10 +29,11 @@ export function frameCache(limitBytes: number): FrameCache {
   const spare = new Map<number, ArrayBuffer[]>();
   let usedBytes = 0;
   let spareBytes = 0;
+  const spareBytesMost = Math.max(SPARE_BYTES_LEAST, limitBytes / SPARE_SHARE);
 
   const recycle = (plain: Uint8Array): void => {
     const buffer = plain.buffer as ArrayBuffer; // From `take`.
-    if (spareBytes + buffer.byteLength > limitBytes / SPARE_SHARE) return;
+    if (spareBytes + buffer.byteLength > spareBytesMost) return;
     const same = spare.get(buffer.byteLength);
     if (same) same.push(buffer);
     else spare.set(buffer.byteLength, [buffer]);

@@ -39,7 +39,11 @@ export interface ImageContainer {
    * Fill `target` with a frame; `sealed` is what lies in its range. Throws OBJECT_CORRUPT that names object, frame and blocks, and then
    * `target` must not be believed.
    */
-  openInto(target: Uint8Array, sealed: Uint8Array, what: { readonly frame: number; readonly digests: Uint8Array }): void;
+  openInto(
+    target: Uint8Array,
+    sealed: Uint8Array,
+    what: { readonly frame: number; readonly digests: Uint8Array },
+  ): void;
 }
 
 export function imageContainer(

@@ -1,4 +1,5 @@
 /** Composition root of an export's process: a child of the master target, told everything over IPC, gone when that closes. */
+import { setFlagsFromString } from "node:v8";
 import type { JsonObject } from "#model/json.ts";
 import { systemClock } from "../adapters/clock/system-clock.ts";
 import { createLog } from "../adapters/log/pino-log.ts";
@@ -15,6 +16,10 @@ export interface ExportSetup extends ChildSetup {
 }
 
 const FIGURES_EVERY_MS = 500;
+
+// What is read passes through buffers outside the heap, and each of them brings the next full collection nearer: with V8's own growth these
+// took 40 % of the processor time of reading, with this a third of that, at the same resident memory (bench/image-read.ts).
+setFlagsFromString("--heap-growing-percent=400");
 
 const log = createLog({ fields: { role: "export" } });
 let running: RunningExport | undefined;

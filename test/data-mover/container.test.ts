@@ -94,7 +94,9 @@ test("What a writer seals a reader opens: header, extents, frames and digests", 
       !digestsHold(blockData(1, plain.length / BLOCK_SIZE), index.digests.subarray(frame * 16, frame * 16 + 16)),
     );
     for (const wrong of [{ frame: frame + 1 }, { block: place.block + 1 }, { blocks: place.blocks - 1 }]) {
-      assert.throws(() => opener.openInto(plain, bytes.subarray(at, end), { ...place, ...wrong }), { code: "OBJECT_CORRUPT" });
+      assert.throws(() => opener.openInto(plain, bytes.subarray(at, end), { ...place, ...wrong }), {
+        code: "OBJECT_CORRUPT",
+      });
     }
     at = end;
   });
@@ -224,7 +226,9 @@ test("A changed byte of a frame is refused", () => {
   for (let at = start; at < end; at += 7) {
     const damaged = bytes.slice(start, end);
     damaged[at - start]! ^= 0x40;
-    assert.throws(() => opener.openInto(Buffer.alloc(place.blocks * BLOCK_SIZE), damaged, place), { code: "OBJECT_CORRUPT" });
+    assert.throws(() => opener.openInto(Buffer.alloc(place.blocks * BLOCK_SIZE), damaged, place), {
+      code: "OBJECT_CORRUPT",
+    });
   }
 });
 

@@ -243,6 +243,87 @@ test("A reader that goes forward finds the next blocks fetched", async () => {
   assert.ok(image.statistics.requests <= 12, `${image.statistics.requests} requests`);
 });
 
+test("What is at hand is answered at once", async () => {
+  const at = await bench("at once");
+  const writer = await openWriter(at.disk, { site: "one", branch: "root", holder: "test", operation: "stream" });
+  const writes: Write[] = [{ block: 0, blocks: 64, kind: KIND_SWEEP, version: 4 }];
+  await commit(at, writer, 1, writes);
+  const flat = new Uint16Array(BLOCKS);
+  applyTo(flat, writes);
+  const image = await openAt(at, "root", writer.data.seq);
+  const target = Buffer.alloc(10 * BLOCK_SIZE, 0xee);
+  assert.ok(image.read(target, 5000) instanceof Promise);
+  await assertReads(image, flat, 5000, target.length);
+  assert.equal(image.read(target, 9000), undefined);
+  assert.ok(target.equals(expected(flat, 9000, target.length)));
+  assert.equal(image.read(target, 1000 * BLOCK_SIZE), undefined, "and so is what was never written");
+  assert.ok(target.equals(Buffer.alloc(target.length)));
+});
+
+test("A device has its first blocks and its last fetched before anybody asks", async () => {
+  const at = await bench("warm");
+  const writer = await openWriter(at.disk, { site: "one", branch: "root", holder: "test", operation: "stream" });
+  const writes: Write[] = [
+    { block: 0, blocks: 64, kind: KIND_SWEEP, version: 4 },
+    { block: 1000, blocks: 64, kind: KIND_SWEEP, version: 4 },
+    { block: BLOCKS - 8, blocks: 8, kind: KIND_SWEEP, version: 4 },
+  ];
+  await commit(at, writer, 1, writes);
+  const image = await openAt(at, "root", writer.data.seq);
+  const device = imageDevice(image);
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  const target = Buffer.alloc(BLOCK_SIZE);
+  assert.equal(device.read(target, 0), undefined);
+  assert.equal(device.read(target.subarray(0, 512), SIZE_BYTES - 512), undefined);
+  assert.ok(device.read(target, 1000 * BLOCK_SIZE) instanceof Promise);
+});
+
+test("A damaged frame fails its own readers, not those of its neighbours, and only when nothing writes to their buffer any more", async () => {
+  const at = await bench("neighbours");
+  const writer = await openWriter(at.disk, { site: "one", branch: "root", holder: "test", operation: "stream" });
+  const writes = Array.from({ length: 5 }, (_, index): Write => ({
+    block: index * 8,
+    blocks: 8,
+    kind: KIND_DELTA,
+    version: 6,
+  }));
+  await commit(at, writer, 1, writes);
+  const flat = new Uint16Array(BLOCKS);
+  applyTo(flat, writes);
+  const image = await openAt(at, "root", writer.data.seq, { cacheBytes: 64 << 10 });
+  const object = at.store.objects.get(at.disk.names.commit("root", writer.data.seq))!;
+  object[object.length - FOOTER_BYTES - 20]! ^= 1; // In the last frame.
+  const whole = Buffer.alloc(40 * BLOCK_SIZE, 0xee);
+  const reads = [0, 1, 2, 3].map((index) => assertReads(image, flat, index * 8 * BLOCK_SIZE, 8 * BLOCK_SIZE));
+  await assert.rejects(Promise.resolve(image.read(whole, 0)), { code: "OBJECT_CORRUPT" });
+  await Promise.all(reads);
+  whole.fill(0xdd);
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.ok(whole.every((byte) => byte === 0xdd));
+  object[object.length - FOOTER_BYTES - 20]! ^= 1;
+  await assertReads(image, flat, 0, 40 * BLOCK_SIZE);
+});
+
+test("Frames that lie close together come with one request, whatever lies between them", async () => {
+  const at = await bench("gaps");
+  const writer = await openWriter(at.disk, { site: "one", branch: "root", holder: "test", operation: "stream" });
+  const first = Array.from({ length: 16 }, (_, index): Write => ({
+    block: index * 8,
+    blocks: 8,
+    kind: KIND_SWEEP,
+    version: 1,
+  }));
+  await commit(at, writer, 1, first);
+  const second = [1, 4, 9].map((index): Write => ({ block: index * 8, blocks: 8, kind: KIND_DELTA, version: 2 }));
+  await commit(at, writer, 2, second);
+  const flat = new Uint16Array(BLOCKS);
+  applyTo(flat, first);
+  applyTo(flat, second);
+  const image = await openAt(at, "root", writer.data.seq);
+  await assertReads(image, flat, 0, 128 * BLOCK_SIZE);
+  assert.equal(image.statistics.requests, 2);
+});
+
 test("Damage in the store is named with object, frame and blocks, and never served", async () => {
   const at = await bench("damage");
   const writer = await openWriter(at.disk, { site: "one", branch: "root", holder: "test", operation: "stream" });
