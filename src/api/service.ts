@@ -110,6 +110,23 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
     return await siteAccess(dependencies, state.targetSite).masterTarget.listPoints({ groupId: state.groupId });
   }
 
+  /**
+   * A point that is named must be there before anything is fenced: a slip of the pen changes nothing. What is newest is for the move to
+   * choose. A target that does not answer does not hold up the order; the move will say so.
+   */
+  async function assertSelectable(name: string, point: string): Promise<void> {
+    if (point.startsWith("latest")) return;
+    const state = await workflows.state(checkGroupName(name));
+    let points: readonly RecoveryPoint[];
+    try {
+      points = await pointsOf(state);
+    } catch (error) {
+      if (isFault(error) && error.retryable) return;
+      throw error;
+    }
+    selectPoint(points, point, clock.now());
+  }
+
   async function roles(): Promise<readonly RoleView[]> {
     const connected = dependencies.connected();
     const listed = connected.map(({ identity, connectedAtMs }) => ({
@@ -209,6 +226,7 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
     async failover(name, { mode, point = "latest", sourceLost = false, note, operationId }) {
       if (mode === "planned" && sourceLost)
         throw new Fault("USAGE", "A planned failover needs its source; it cannot be lost");
+      await assertSelectable(name, point);
       const request = {
         ...identify(checkGroupName(name), "failover", operationId),
         mode,
@@ -220,6 +238,7 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
     },
 
     async startTestFailover(name, { point = "latest", leaseMs = LEASE_MS, operationId }) {
+      await assertSelectable(name, point);
       const request = { ...identify(checkGroupName(name), "test", operationId), point, leaseMs };
       return await workflows.update(name, "testFailoverStart", request);
     },
