@@ -10,6 +10,8 @@ import type { Log } from "#ports/log.ts";
 import type { TapClient } from "../capture/tap/tap-client.ts";
 
 export interface TapProcess {
+  /** Undefined when it could not even be started. */
+  readonly pid: number | undefined;
   /** Settles when the process has ended, with what is known of why. */
   readonly ended: Promise<string>;
 }

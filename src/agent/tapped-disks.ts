@@ -150,8 +150,12 @@ export function createTappedDisks(options: {
   /** Who has the image, if he may lose it. Throws DISK_ALREADY_PROTECTED if not. */
   function refuseForeign(image: string, groupId: string): BookedDisk | undefined {
     const owner = book.disks.find((disk) => disk.image === image);
-    if (owner === undefined || owner.groupId === groupId) return undefined;
+    if (owner === undefined) return undefined;
     const task = tasks.find((one) => one.groupId === owner.groupId);
+    if (owner.groupId === groupId) {
+      // Left over from before the group was unprotected: it is protected again under a new disk id.
+      return task?.disks.some((disk) => disk.diskId === owner.diskId) === true ? undefined : owner;
+    }
     if (task === undefined || task.state === "stopped") return owner;
     throw new Fault(
       "DISK_ALREADY_PROTECTED",

@@ -1,8 +1,6 @@
 /** Composition root of the agent. */
-import { spawn } from "node:child_process";
-import { closeSync, mkdirSync, openSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
-import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import { Fault } from "#model/fault.ts";
@@ -10,9 +8,8 @@ import { systemClock } from "../adapters/clock/system-clock.ts";
 import { createLog } from "../adapters/log/pino-log.ts";
 import { startAgent } from "../agent/agent.ts";
 import { startLaneThread } from "../agent/lane-threads.ts";
-import type { TapProcess } from "../agent/tap-host.ts";
+import { spawnTap } from "../agent/spawn-tap.ts";
 import { connectTap } from "../capture/tap/tap-client.ts";
-import type { TapConfig } from "../capture/tap/tap-protocol.ts";
 import { openAgentLink } from "./agent-link.ts";
 
 const address = z.object({ host: z.string().min(1), port: z.int().min(0).max(65535) });
@@ -46,7 +43,7 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
       JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { readonly version: string }
     ).version,
     connectTap,
-    spawnTap: (tap) => spawnTap(tap, config.stateDir),
+    spawnTap: (tap) => spawnTap(tap, { program: fileURLToPath(sibling("./tap")), folder: config.stateDir }),
     startLane: (target) => startLaneThread(sibling("./agent-lane"), config, target),
     laneCount: config.lanes ?? Math.min(LANES_MAX, availableParallelism()),
     clock: systemClock,
@@ -76,24 +73,6 @@ function parseAgentConfig(configFile: string): AgentConfig {
       hint: "Correct the named fields; `leeward up` writes such a file for each role",
     });
   }
-}
-
-/** In our process group, so that it is lost with the site; but not ended when we end. */
-function spawnTap(config: TapConfig, stateDir: string): TapProcess {
-  const file = join(stateDir, "tap.json");
-  writeFileSync(file, JSON.stringify(config), { mode: 0o600 });
-  const output = openSync(join(stateDir, "tap.log"), "a", 0o600);
-  const child = spawn(process.execPath, [fileURLToPath(sibling("./tap")), "--config", file], {
-    stdio: ["ignore", output, output],
-  });
-  closeSync(output);
-  child.unref();
-  return {
-    ended: new Promise((resolve) => {
-      child.once("error", (error) => resolve(error.message));
-      child.once("exit", (code, signal) => resolve(signal ?? `exit code ${code}`));
-    }),
-  };
 }
 
 /** A file beside this one, as source or as built. */

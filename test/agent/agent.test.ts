@@ -104,7 +104,7 @@ test("a tap that ends at once is not started a hundred times a second", async ()
     connect: () => Promise.reject(new Fault("PEER_UNREACHABLE", "Nothing listens")),
     spawn: () => {
       started += 1;
-      return { ended: Promise.resolve("exit code 1") };
+      return { pid: undefined, ended: Promise.resolve("exit code 1") };
     },
     clock: systemClock,
     log: silentLog,

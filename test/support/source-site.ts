@@ -2,9 +2,7 @@
  * A source site for tests: a process server, agents with real taps (processes of their own), links with real certificates. Each part can be lost and
  * started again; the machines write through NBD and never notice but for a pause.
  */
-import { spawn, type ChildProcess } from "node:child_process";
 import { generateKeyPairSync, sign } from "node:crypto";
-import { once } from "node:events";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -12,7 +10,9 @@ import { systemClock } from "../../src/adapters/clock/system-clock.ts";
 import { createLog, silentLog } from "../../src/adapters/log/pino-log.ts";
 import { startAgent, type Agent } from "../../src/agent/agent.ts";
 import { startLaneThread } from "../../src/agent/lane-threads.ts";
+import { spawnTap } from "../../src/agent/spawn-tap.ts";
 import { openSweepLane } from "../../src/agent/sweep-lane.ts";
+import type { TapProcess } from "../../src/agent/tap-host.ts";
 import { connectTap } from "../../src/capture/tap/tap-client.ts";
 import { createCompressPool } from "../../src/process-server/compress-pool.ts";
 import { startProcessServer, type RunningProcessServer } from "../../src/process-server/process-server.ts";
@@ -161,7 +161,7 @@ async function startMachine(options: {
     processServers: [],
   };
   let agent: Agent | undefined;
-  let tap: ChildProcess | undefined;
+  let tap: TapProcess | undefined;
   let ended = false;
   const attached: NbdClient[] = [];
 
@@ -179,16 +179,12 @@ async function startMachine(options: {
         version: "0.0.0",
         connectTap,
         spawnTap(tapConfig) {
-          const file = join(home, "tap.json");
-          writeFileSync(
-            file,
-            JSON.stringify({ ...tapConfig, frozenBytesMax: options.frozenBytesMax, logFile: join(home, "tap.log") }),
-          );
-          const child = spawn(process.execPath, [main("tap").pathname, "--config", file], {
-            stdio: ["ignore", "ignore", "inherit"],
-          });
-          tap = child;
-          return { ended: once(child, "exit").then(([code, signal]) => String(signal ?? code)) };
+          const withBound = {
+            ...tapConfig,
+            ...(options.frozenBytesMax === undefined ? {} : { frozenBytesMax: options.frozenBytesMax }),
+          };
+          tap = spawnTap(withBound, { program: main("tap").pathname, folder: home });
+          return tap;
         },
         startLane: (target) =>
           threads ? startLaneThread(main("agent-lane"), config, target) : openSweepLane({ link, ...target }),
@@ -204,10 +200,15 @@ async function startMachine(options: {
       await lost?.close();
     },
     async killTap() {
-      const child = tap;
-      if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
-      child.kill("SIGKILL");
-      await once(child, "exit");
+      const lost = tap;
+      tap = undefined;
+      if (lost?.pid === undefined) return;
+      try {
+        process.kill(lost.pid, "SIGKILL");
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error; // It ended before.
+      }
+      await lost.ended;
     },
     attach: () =>
       Promise.all(
