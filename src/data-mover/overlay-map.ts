@@ -31,6 +31,8 @@ export interface OverlayMap {
   readonly states: OverlayStates;
   /** States of these blocks were changed in memory: hand them to the kernel. Before the acknowledgement, after the data. */
   persist(block: number, blocks: number): void;
+  /** A `persist` failed: nothing may be acknowledged before another one worked, even where no state changes. */
+  readonly isLate: boolean;
   /** `syncData` makes the data durable; then the states as they were before it began become durable too. */
   flush(syncData: () => Promise<void>): Promise<void>;
   close(): void;
@@ -63,13 +65,23 @@ export function openOverlayMap(
   // After a restart nobody knows which pages of the flushed map lag behind: all of them that say anything.
   const changedPages = new Set<number>(sameBoot && !created ? pagesInUse(states.bits) : []);
 
+  /** Bytes of the live map that are ahead of its file, because it could not be written. */
+  let late: { readonly first: number; readonly end: number } | undefined;
+
   return {
     states,
+    get isLate() {
+      return late !== undefined;
+    },
     persist(block, blocks) {
-      const first = block >>> 2;
-      const end = ((block + blocks - 1) >>> 2) + 1;
-      writeFully(live.descriptor, states.bits.subarray(first, end), HEADER_BYTES + first);
+      // Noted first: should the kernel not take them (a full disk), they are still due at the next flush, and before the next acknowledgement.
       for (let page = pageOf(block); page <= pageOf(block + blocks - 1); page++) changedPages.add(page);
+      const wanted = late ?? { first: Math.floor(block / 4), end: Math.floor((block + blocks - 1) / 4) + 1 };
+      const first = Math.min(wanted.first, Math.floor(block / 4));
+      const end = Math.max(wanted.end, Math.floor((block + blocks - 1) / 4) + 1);
+      late = { first, end };
+      writeFully(live.descriptor, states.bits.subarray(first, end), HEADER_BYTES + first);
+      late = undefined;
     },
     async flush(syncData) {
       const pages = [...changedPages].map((page) => ({

@@ -32,7 +32,8 @@ export function createOverlayStates(blockCount: number, bits = new Uint8Array(st
   if (bits.length !== stateBytes(blockCount))
     throw new RangeError(`${bits.length} bytes of states for ${blockCount} blocks`);
 
-  const get = (block: number): BlockState => (((bits[block >>> 2] ?? 0) >> ((block & 3) * 2)) & 3) as BlockState;
+  const get = (block: number): BlockState =>
+    (((bits[Math.floor(block / 4)] ?? 0) >> ((block % 4) * 2)) & 3) as BlockState;
 
   const check = (block: number, blocks: number): void => {
     if (block < 0 || blocks < 0 || block + blocks > blockCount)
@@ -47,7 +48,7 @@ export function createOverlayStates(blockCount: number, bits = new Uint8Array(st
       const whole = state * 0x55; // The byte in which all four blocks are of this state.
       let next = at + 1;
       while (next < end) {
-        if ((next & 3) === 0 && next + 4 <= end && bits[next >>> 2] === whole) next += 4;
+        if (next % 4 === 0 && next + 4 <= end && bits[Math.floor(next / 4)] === whole) next += 4;
         else if (get(next) === state) next++;
         else break;
       }
@@ -65,7 +66,7 @@ export function createOverlayStates(blockCount: number, bits = new Uint8Array(st
       let changed = false;
       const end = block + blocks;
       for (let at = block; at < end;) {
-        const index = at >>> 2;
+        const index = Math.floor(at / 4);
         const old = bits[index] ?? 0;
         if ((at & 3) === 0 && at + 4 <= end) {
           bits[index] = state * 0x55;

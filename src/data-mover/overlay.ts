@@ -78,7 +78,7 @@ export function openOverlay(below: BlockDevice, options: OverlayOptions): Overla
   };
 
   const mark = (block: number, blocks: number, state: typeof DATA | typeof ZERO): void => {
-    if (states.set(block, blocks, state)) map.persist(block, blocks);
+    if (states.set(block, blocks, state) || map.isLate) map.persist(block, blocks);
   };
 
   /** Whole blocks, or parts of blocks that hold data already. */

@@ -189,7 +189,9 @@ async function settleAll(group: GroupContext, members: readonly CutMember[]): Pr
       keep,
       disks: disks.map(({ diskId }) => ({
         diskId,
-        committedUpTo: Math.max(file.memory.committed, file.memory.tails[diskId] ?? 0),
+        // Of this disk, never of the group: a member that was away may still hold a cut that was given up. An idle disk's empty cut is
+        // discarded instead of committed, which is the same.
+        committedUpTo: file.memory.tails[diskId] ?? 0,
       })),
     };
     try {
@@ -207,16 +209,18 @@ async function settleAll(group: GroupContext, members: readonly CutMember[]): Pr
 }
 
 async function resyncDisks(group: GroupContext): Promise<boolean> {
-  if (group.resyncs.size === 0) return false;
+  let done = false;
   for (const [diskId, reason] of [...group.resyncs]) {
     const machine = specMachine(group, diskId);
+    if (machine === undefined) group.resyncs.delete(diskId); // Not of the group any more.
     const agent = machine === undefined ? undefined : group.agents.get(machine);
-    if (agent === undefined) continue; // It is not of the group any more, or comes back.
+    if (agent === undefined) continue; // Or it comes back; without it nothing is cut.
     group.log.warn("A disk is compared as a whole", { diskId, reason });
     await agent.call("agent.resync", { groupId: group.order.groupId, diskId, reason });
     group.resyncs.delete(diskId);
+    done = true;
   }
-  return true;
+  return done;
 }
 
 /** The disks of all members, now. Throws the fault of the first that cannot be cut. */

@@ -160,10 +160,16 @@ async function rememberRepeats(group: GroupContext, tails: ReadonlyMap<string, n
 
 /** Throws INTERRUPTED when the cycle is given up meanwhile. */
 async function sendCycle(group: GroupContext, stream: MoverStream, cycle: Cycle): Promise<void> {
-  for await (const { diskId, payload } of cycle.spool.read()) {
-    if ((group.file.memory.tails[diskId] ?? 0) >= cycle.number) continue; // The store has it already.
-    await group.throttle(payload.length, group.stop.signal);
-    await stream.send(diskId, cycle.number, payload);
+  const inStore = (diskId: string): boolean => (group.file.memory.tails[diskId] ?? 0) >= cycle.number;
+  // Not even read when the store has all of it: under pressure, parts that were sent are gone from the spool.
+  const whole =
+    cycle.commitSent && cycle.disks.every(({ diskId }) => recordsOf(cycle, diskId) === 0 || inStore(diskId));
+  if (!whole) {
+    for await (const { diskId, payload } of cycle.spool.read()) {
+      if (inStore(diskId)) continue;
+      await group.throttle(payload.length, group.stop.signal);
+      await stream.send(diskId, cycle.number, payload);
+    }
   }
   if (cycle.fault !== undefined) throw new Fault("INTERRUPTED", "The cycle was given up");
   cycle.commitSent = true;

@@ -5,12 +5,14 @@
  * Digests of a disk, per (branch, cycle):
  *
  * ```
- *  leeward:said:GROUP:DISK   hash   "branch" → name, "cycle" → last committed cycle, BLOCK → "cycle blocks d d d d" or "cycle blocks -"
+ *  leeward:said/2:GROUP:DISK   hash   "branch" → name, "cycle" → last committed cycle, BLOCK:BLOCKS → "cycle d d d d" or "cycle -"
  * ```
  *
  * Invariants:
  * - a commit's statements and the new cycle are written in one transaction, and only on top of the cycle before it: a lost write makes the next
  *   one begin anew;
+ * - a statement is replaced only by one about exactly the same blocks: what overlaps is replayed in the order of its cycles, or a shorter later
+ *   one would bring an older one back to life;
  * - it is believed only when branch and cycle are those of the store's tail. Otherwise it is deleted.
  */
 import type { Redis } from "ioredis";
@@ -88,7 +90,9 @@ export function createSiteCache(redis: Redis, options: { readonly site: string; 
         change.hset(key, {
           branch: disk.branch,
           cycle,
-          ...Object.fromEntries((said ?? []).map((statement) => [statement.block, formatStatement(statement, cycle)])),
+          ...Object.fromEntries(
+            (said ?? []).map((statement) => [fieldOf(statement), formatStatement(statement, cycle)]),
+          ),
         });
         change.expire(key, LIFE_SECONDS);
         await change.exec();
@@ -119,11 +123,13 @@ export function createSiteCache(redis: Redis, options: { readonly site: string; 
 }
 
 function keyOf({ groupId, diskId }: CachedDisk): string {
-  return `leeward:said:${groupId}:${diskId}`;
+  return `leeward:said/2:${groupId}:${diskId}`;
 }
 
-function formatStatement({ blocks, digest }: Statement, cycle: number): string {
-  return `${cycle} ${blocks} ${digest === undefined ? "-" : digest.join(" ")}`;
+const fieldOf = ({ block, blocks }: Statement): string => `${block}:${blocks}`;
+
+function formatStatement({ digest }: Statement, cycle: number): string {
+  return `${cycle} ${digest === undefined ? "-" : digest.join(" ")}`;
 }
 
 function parseStatement(
@@ -131,10 +137,15 @@ function parseStatement(
   value: string,
 ): { readonly cycle: number; readonly statement: Statement } | undefined {
   const numbers = value.split(" ").map(Number);
-  if (!/^[0-9]+$/.test(field)) return undefined; // "branch" and "cycle".
-  const [cycle = 0, blocks = 0, a = 0, b = 0, c = 0, d = 0] = numbers;
+  const bounds = /^([0-9]+):([0-9]+)$/.exec(field);
+  if (bounds === null) return undefined; // "branch" and "cycle".
+  const [cycle = 0, a = 0, b = 0, c = 0, d = 0] = numbers;
   return {
     cycle,
-    statement: { block: Number(field), blocks, digest: numbers.length === 6 ? [a, b, c, d] : undefined },
+    statement: {
+      block: Number(bounds[1]),
+      blocks: Number(bounds[2]),
+      digest: numbers.length === 5 ? [a, b, c, d] : undefined,
+    },
   };
 }
