@@ -17,7 +17,7 @@ import { listNumbers } from "./claims.ts";
 import type { CommitHeader } from "./commit-codec.ts";
 import type { Position } from "./counting.ts";
 import { createOnce } from "./create-once.ts";
-import { readIfThere, type DiskContext, type StoreContext } from "./disk-context.ts";
+import { isDamage, readIfThere, readIntact, type DiskContext, type StoreContext } from "./disk-context.ts";
 import type { FencedDisk } from "./disk-moves.ts";
 
 /** One group's part of a store. */
@@ -93,11 +93,18 @@ export async function completeBarriers(
   const { branch, groupEpoch, disks } = request;
   const newestCycle = Math.max(0, ...disks.map((fenced) => fenced.last.data.cycle));
   const known = await newestOnBranch(group, branch, newestCycle);
-  const histories = await Promise.all(disks.map((fenced) => commitsSince(group.disk(fenced.diskId), fenced, known)));
+  const histories = await Promise.all(
+    disks.map((fenced) => commitsSince(group.disk(fenced.diskId), fenced, known)),
+  ).catch((error: unknown) => {
+    if (isDamage(error)) return undefined;
+    throw error;
+  });
+  if (histories === undefined) return; // What is behind damage does not count, and the points before it have their barriers.
 
   const cycles = new Set(
     histories.flatMap(({ commits }) => commits.filter((commit) => commit.point).map((commit) => commit.cycle)),
   );
+  const numbers = new Set(await listBarriers(group));
   for (const cycle of [...cycles].filter((number) => number > known).sort((a, b) => a - b)) {
     const own = histories.flatMap(({ commits }) => commits.find((commit) => commit.cycle === cycle) ?? []);
     if (own.length < Math.max(...own.map((commit) => commit.cycleDisks ?? disks.length))) continue; // [every member]
@@ -106,7 +113,7 @@ export async function completeBarriers(
     );
     const cutAtMs = Math.max(...own.map((commit) => commit.cutAtMs));
     const { consistency } = own[0]!;
-    if ((await readBarrier(group, cycle)) !== undefined) continue; // Written meanwhile, or another branch has used the number.
+    if (numbers.has(cycle)) continue; // Another branch has used the number, or it is damaged.
     await writeBarrier(group, { barrier: cycle, groupId: group.groupId, groupEpoch, cutAtMs, consistency, members });
   }
 }
@@ -115,7 +122,7 @@ export async function completeBarriers(
 async function newestOnBranch(group: GroupContext, branch: string, most: number): Promise<number> {
   for (const barrier of (await listBarriers(group)).toReversed()) {
     if (barrier > most) continue;
-    const record = await readBarrier(group, barrier);
+    const record = await readIntact(() => readBarrier(group, barrier));
     if (record?.members.some((member) => member.branch === branch)) return barrier;
   }
   return 0;

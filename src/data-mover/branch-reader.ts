@@ -67,14 +67,15 @@ async function* readSlots(
   from: number,
   until: number | undefined,
 ): AsyncGenerator<CountedCommit, void, void> {
+  if (until !== undefined && until <= from) return;
   const ahead: Promise<CountedCommit>[] = [];
   try {
     for await (const seq of listSlots(disk, branch, from)) {
-      if (until !== undefined && seq > until) break;
       const reading = readCommit(disk, branch, seq);
       reading.catch(() => undefined); // Awaited in its turn below; without this a failed read ahead would end the process.
       ahead.push(reading);
       if (ahead.length > READ_AHEAD) yield await ahead.shift()!;
+      if (seq === until) break; // What comes behind is not asked for, not even whether there is a hole.
     }
     while (ahead.length > 0) yield await ahead.shift()!;
   } finally {

@@ -4,6 +4,8 @@
  * Invariants:
  * - an epoch has one holder; a writer's epoch is its own, whatever else runs in its process;
  * - only a move changes the active site or the branch; a writer's claim repeats both;
+ * - while a move is under way its claims say so, and nobody may write: a writer of the new owner that began on one disk before the last
+ *   one was fenced would tear the group's history;
  * - `groupEpoch` never falls, so all claims of one move stand together at the end of the list.
  *
  * Source: docs/replication.md, "Claims".
@@ -86,12 +88,15 @@ export function fencedBy(
   claim: DiskClaim,
   own: { readonly site: string; readonly branch: string; readonly epoch: number },
 ): Fault {
-  const moved = claim.activeSite !== own.site || claim.branch !== own.branch;
+  const moved = claim.moving === true || claim.activeSite !== own.site || claim.branch !== own.branch;
+  const owner = `site "${claim.activeSite}" on branch "${claim.branch}" since epoch ${claim.epoch}`;
   return new Fault(
     "FENCED",
-    moved
-      ? `Disk "${disk.diskId}" belongs to site "${claim.activeSite}" on branch "${claim.branch}" since epoch ${claim.epoch}; site "${own.site}" may not write branch "${own.branch}"`
-      : `Disk "${disk.diskId}" has a newer writer of the same site: epoch ${claim.epoch} after ${own.epoch}`,
+    claim.moving === true
+      ? `Disk "${disk.diskId}" is being taken for ${owner}, by operation "${claim.operation}"; nobody may write it until that is done`
+      : moved
+        ? `Disk "${disk.diskId}" belongs to ${owner}; site "${own.site}" may not write branch "${own.branch}"`
+        : `Disk "${disk.diskId}" has a newer writer of the same site: epoch ${claim.epoch} after ${own.epoch}`,
     {
       details: {
         reason: moved ? "moved" : "superseded",

@@ -91,8 +91,8 @@ async function claimAsWriter(disk: DiskContext, request: OpenRequest, holder: st
   const { site, branch, operation } = request;
   for (;;) {
     const highest = await readHighestClaim(disk);
-    if (highest.activeSite !== site || highest.branch !== branch)
-      throw fencedBy(disk, highest, { site, branch, epoch: 0 }); // [step 2]
+    const ours = highest.activeSite === site && highest.branch === branch && highest.moving !== true;
+    if (!ours) throw fencedBy(disk, highest, { site, branch, epoch: 0 }); // [step 2]
     const { groupEpoch } = highest;
     const claim = await claimNext(disk, highest.epoch, { activeSite: site, branch, groupEpoch, operation, holder });
     if (claim !== undefined) return claim.epoch;

@@ -78,3 +78,18 @@ export async function readIfThere(context: StoreContext, key: string): Promise<U
     throw error;
   }
 }
+
+/** What `read` yields, or undefined when the object is damaged: for those who look for what is intact, and are not kept from it by the rest. */
+export async function readIntact<Value>(read: () => Promise<Value | undefined>): Promise<Value | undefined> {
+  try {
+    return await read();
+  } catch (error) {
+    if (isFault(error, "OBJECT_CORRUPT")) return undefined;
+    throw error;
+  }
+}
+
+/** Something of a branch is missing or not what it was. */
+export function isDamage(error: unknown): boolean {
+  return isFault(error, "CHAIN_BROKEN") || isFault(error, "OBJECT_CORRUPT");
+}

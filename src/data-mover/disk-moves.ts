@@ -14,12 +14,12 @@ import {
   type BranchReason,
   type DiskClaim,
 } from "#model/format/records.ts";
-import { readOrigin, readTail } from "./branch-reader.ts";
+import { branchStart, findCommit, NO_COMMIT, readBranch, readOrigin, readTail } from "./branch-reader.ts";
 import { claimNext, fencedBy, listNumbers, readClaim, readHighestClaim, uniqueHolder } from "./claims.ts";
 import { takeSlot } from "./commit-log.ts";
-import type { Tail } from "./counting.ts";
+import { advance, type Tail } from "./counting.ts";
 import { createOnce } from "./create-once.ts";
-import { readIfThere, type DiskContext } from "./disk-context.ts";
+import { isDamage, readIfThere, type DiskContext } from "./disk-context.ts";
 
 export interface Move {
   readonly operation: string;
@@ -62,19 +62,67 @@ export interface FencedDisk {
  * Take the disk from its writer and end `move.branch` for it. When this returns, no commit of an older epoch can count after
  * `last`, and every acknowledged one is at or before it.
  *
+ * A damaged end of the branch does not prevent it: `last` is then the last commit before the damage.
  * Throws FENCED when a newer move has touched the disk.
  */
 export async function fenceDisk(disk: DiskContext, move: Move): Promise<FencedDisk> {
   const { branch } = move;
-  const { epoch } = await claimForMove(disk, move);
-  const tail = await readTail(disk, branch);
-  if (tail.epoch < epoch) {
-    const { writerId } = uniqueHolder(disk, move.holder);
-    await takeSlot(disk, { branch, epoch, writerId }, tail, (place) => disk.codec.sealFence(place)); // Another's fence of this epoch will do.
-  }
+  const { epoch } = await claimForMove(disk, { ...move, moving: true }); // [moving]
+  const { writerId } = uniqueHolder(disk, move.holder);
+  const own = { branch, epoch, writerId };
+  const tail = await findEnd(disk, branch);
+  // Another's fence of this epoch will do.
+  if (tail === undefined) await fenceBehindDamage(disk, own);
+  else if (tail.epoch < epoch) await takeSlot(disk, own, tail, (place) => disk.codec.sealFence(place));
   const highest = await readHighestClaim(disk);
   if (highest.groupEpoch > move.groupEpoch) throw superseded(disk, highest, move);
-  return { diskId: disk.diskId, branch, epoch, last: await readTail(disk, branch, epoch) };
+  const last = (await findEnd(disk, branch, epoch)) ?? (await lastIntact(disk, branch, epoch));
+  return { diskId: disk.diskId, branch, epoch, last };
+}
+
+/** `readTail`; undefined when the end of the branch is damaged, for that must not keep anybody from a failover. */
+async function findEnd(disk: DiskContext, branch: string, below?: number): Promise<Tail | undefined> {
+  try {
+    return await readTail(disk, branch, below);
+  } catch (error) {
+    if (isDamage(error)) return undefined;
+    throw error;
+  }
+}
+
+/** The last commit that counts before the damage: everything has to be read from the start. */
+async function lastIntact(disk: DiskContext, branch: string, below: number): Promise<Tail> {
+  let last = (await disk.checkpoint?.(branch)) ?? branchStart(await readOrigin(disk, branch));
+  try {
+    for await (const { header } of readBranch(disk, branch)) {
+      if (header.epoch >= below) break;
+      if (header.branch === branch) last = advance(last, header);
+    }
+  } catch (error) {
+    if (!isDamage(error)) throw error;
+  }
+  return last;
+}
+
+/**
+ * A fence that takes the next slot and counts for nobody, since nothing behind the damage does. An older writer that comes by finds a
+ * newer epoch in its place; one that does not is stopped by the claim.
+ */
+async function fenceBehindDamage(
+  disk: DiskContext,
+  own: { branch: string; epoch: number; writerId: string },
+): Promise<void> {
+  const slots = await listNumbers(disk, disk.names.journal(own.branch));
+  for (let seq = (slots.at(-1) ?? 0) + 1; ; seq++) {
+    const sealed = await disk.codec.sealFence({ ...own, seq, chain: NO_COMMIT });
+    const found = await createOnce(disk, {
+      key: disk.names.commit(own.branch, seq),
+      body: sealed.body,
+      look: () => findCommit(disk, own.branch, seq),
+      isMine: (header) => header.commitHash === sealed.commitHash,
+    });
+    if (found === undefined || found.epoch >= own.epoch) return;
+  }
 }
 
 /** A new line of commits from a state of its parent. The same operation, repeated, must ask for the same; anything else is REFUSED. */
@@ -112,18 +160,18 @@ export async function createBranch(
   return there;
 }
 
-/** From now on `activeSite` writes `branch`. The disk must have been fenced under this group epoch. Throws FENCED as `fenceDisk` does. */
+/** From now on `activeSite` writes `branch`: the end of the move. Every disk of the group must have been fenced under this group epoch. Throws FENCED as `fenceDisk` does. */
 export async function claimBranch(disk: DiskContext, move: Move): Promise<DiskClaim> {
   const highest = await readHighestClaim(disk);
   if (highest.groupEpoch < move.groupEpoch)
     throw new RangeError(`Disk "${disk.diskId}" is not fenced under group epoch ${move.groupEpoch}`);
   await readOrigin(disk, move.branch);
-  return claimForMove(disk, move);
+  return claimForMove(disk, { ...move, moving: false });
 }
 
 /** This move's claim on the disk: found among those of its group epoch, which stand at the end, or made. */
-async function claimForMove(disk: DiskContext, move: Move): Promise<DiskClaim> {
-  const { operation, groupEpoch, activeSite, branch } = move;
+async function claimForMove(disk: DiskContext, move: Move & { readonly moving: boolean }): Promise<DiskClaim> {
+  const { operation, groupEpoch, activeSite, branch, moving } = move;
   const { holder } = uniqueHolder(disk, move.holder);
   for (;;) {
     const epochs = await listNumbers(disk, disk.names.epochs);
@@ -131,9 +179,11 @@ async function claimForMove(disk: DiskContext, move: Move): Promise<DiskClaim> {
       const claim = await readClaim(disk, epoch);
       if (claim.groupEpoch > groupEpoch) throw superseded(disk, claim, move);
       if (claim.groupEpoch < groupEpoch) break;
-      if (claim.operation === operation && claim.branch === branch && claim.activeSite === activeSite) return claim;
+      const same = claim.branch === branch && claim.activeSite === activeSite && (claim.moving ?? false) === moving;
+      if (same && claim.operation === operation) return claim;
     }
-    const made = await claimNext(disk, epochs.at(-1) ?? 0, { activeSite, branch, groupEpoch, operation, holder });
+    const wanted = { activeSite, branch, ...(moving && { moving }), groupEpoch, operation, holder };
+    const made = await claimNext(disk, epochs.at(-1) ?? 0, wanted);
     if (made !== undefined) return made;
   }
 }

@@ -1,7 +1,8 @@
 /**
  * Taking a whole group: one claim for the group, then every disk is fenced, then what was durable everywhere becomes a point.
  *
- * The order is the safety: a point is chosen only after every disk is fenced, or a barrier acknowledged meanwhile would be lost.
+ * The order is the safety: a point is chosen only after every disk is fenced, or a barrier acknowledged meanwhile would be lost; and nobody
+ * may write any disk before that, or the histories of the disks would end at different cuts.
  * Every step is idempotent by the operation, so whoever finds it half done repeats it from the top.
  *
  * Source: docs/replication.md, "Moves".
@@ -13,7 +14,7 @@ import { completeBarriers, type GroupContext } from "./barriers.ts";
 import { listNumbers, readHighestClaim, uniqueHolder } from "./claims.ts";
 import { createOnce } from "./create-once.ts";
 import { readIfThere, storeOptions, withRetries } from "./disk-context.ts";
-import { fenceDisk, type FencedDisk } from "./disk-moves.ts";
+import { claimBranch, fenceDisk, type FencedDisk } from "./disk-moves.ts";
 import { listPoints } from "./points.ts";
 
 export interface FenceGroup {
@@ -27,6 +28,11 @@ export interface FenceGroup {
    * without it, a late attempt of an old order could overtake a newer one.
    */
   readonly knownEpoch?: number;
+  /**
+   * Which branch the active site's writers may open once every disk is fenced; default: the one that was ended (to go on there, after
+   * an undo). `false`: none, until `claimBranch`.
+   */
+  readonly resume?: string | false;
 }
 
 export interface FencedGroup {
@@ -46,6 +52,10 @@ export async function fenceGroup(group: GroupContext, request: FenceGroup): Prom
   const disks = await Promise.all(claim.disks.map((diskId) => fenceDisk(group.disk(diskId), move))); // [fence first]
   await completeBarriers(group, { branch, groupEpoch, disks }); // [complete barriers]
   const [newestPoint] = await listPoints(group, { limit: 1, branch });
+  const resume = request.resume ?? branch;
+  if (resume !== false) {
+    await Promise.all(claim.disks.map((diskId) => claimBranch(group.disk(diskId), { ...move, branch: resume })));
+  }
   return { groupEpoch, branch, disks, newestPoint };
 }
 

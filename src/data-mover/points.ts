@@ -14,17 +14,18 @@ import {
   encodePoint,
   type BarrierMember,
   type BarrierRecord,
+  type BranchOrigin,
   type Mac,
   type PointRecord,
 } from "#model/format/records.ts";
 import type { Log } from "#ports/log.ts";
 import type { RecoveryPoint } from "#ports/replication.ts";
 import { listBarriers, readBarrier, type GroupContext } from "./barriers.ts";
-import { branchStart, findCommit, readOrigin } from "./branch-reader.ts";
+import { branchStart, findCommit, listSlots, readOrigin } from "./branch-reader.ts";
 import type { CommitHeader } from "./commit-codec.ts";
 import { judge, type Position } from "./counting.ts";
 import { createOnce } from "./create-once.ts";
-import { readIfThere, storeOptions, type DiskContext } from "./disk-context.ts";
+import { readIfThere, readIntact, storeOptions, type DiskContext } from "./disk-context.ts";
 
 export interface ListPoints {
   /** Newest first; default all. */
@@ -33,6 +34,11 @@ export interface ListPoints {
   readonly branch?: string;
   /** Default: bookmarks are not looked up. */
   readonly bookmarks?: Bookmarks;
+  /**
+   * Barriers that an earlier call found good, kept by the caller and added to here: they are not read again. Whoever goes on to use
+   * a point has it checked once more (`readPoint`).
+   */
+  readonly checked?: Map<number, BarrierRecord>;
 }
 
 export interface Bookmarks {
@@ -47,16 +53,24 @@ export async function listPoints(group: GroupContext, options: ListPoints = {}):
     options.bookmarks === undefined ? new Map<number, PointRecord>() : await readBookmarks(group, options.bookmarks);
   const numbers = [...new Set([...(await listBarriers(group)), ...named.keys()])].sort((a, b) => b - a);
   const check = pointCheck(group, options.branch);
+  const barrierAt = async (number: number): Promise<BarrierRecord | undefined> => {
+    const known = options.checked?.get(number);
+    if (known !== undefined) return known;
+    const record = named.get(number)?.barrier ?? (await readIntact(() => readBarrier(group, number)));
+    if (record === undefined || !(await check.isThere(record))) return undefined;
+    options.checked?.set(number, record);
+    return record;
+  };
   const points: RecoveryPoint[] = [];
   while (numbers.length > 0 && points.length < limit) {
     const batch = numbers.splice(0, Math.min(AT_ONCE, limit - points.length));
-    const checked = await Promise.all(
+    const found = await Promise.all(
       batch.map(async (number) => {
-        const record = named.get(number)?.barrier ?? (await readBarrier(group, number));
-        return record !== undefined && (await check(record)) ? pointOf(record, named.get(number)) : undefined;
+        const record = await barrierAt(number);
+        return record !== undefined && (await check.isOnLine(record)) ? pointOf(record, named.get(number)) : undefined;
       }),
     );
-    points.push(...checked.filter((point) => point !== undefined));
+    points.push(...found.filter((point) => point !== undefined));
   }
   return points;
 }
@@ -67,7 +81,7 @@ const AT_ONCE = 16;
 export async function readPoint(group: GroupContext, barrier: number, bookmarks?: Bookmarks): Promise<RecoveryPoint> {
   const named = bookmarks === undefined ? undefined : (await readBookmarks(group, bookmarks)).get(barrier);
   const record = named?.barrier ?? (await readBarrier(group, barrier));
-  if (record !== undefined && (await pointCheck(group)(record))) return pointOf(record, named);
+  if (record !== undefined && (await pointCheck(group).isThere(record))) return pointOf(record, named);
   throw new Fault("POINT_NOT_FOUND", `Group "${group.groupId}" has no point at barrier ${barrier}`, {
     details: { groupId: group.groupId, barrier },
     hint: "List the points of the group: `leeward points list`.",
@@ -124,11 +138,19 @@ async function readBookmarks(group: GroupContext, { mac, log }: Bookmarks): Prom
   return found;
 }
 
+interface PointCheck {
+  /** Every commit that it names is there, and counts. */
+  readonly isThere: (record: BarrierRecord) => Promise<boolean>;
+  /** It belongs to the history of the branch in question. */
+  readonly isOnLine: (record: BarrierRecord) => Promise<boolean>;
+}
+
 /** A check of barriers that remembers what it has read: neighbours share their commits. */
-function pointCheck(group: GroupContext, branch?: string): (record: BarrierRecord) => Promise<boolean> {
+function pointCheck(group: GroupContext, branch?: string): PointCheck {
   const lines = new Map<string, Promise<ReadonlyMap<string, number>>>();
   const commits = new Map<string, Promise<CommitHeader | undefined>>();
-  const starts = new Map<string, Promise<Position>>();
+  const starts = new Map<string, Promise<BranchBegin>>();
+  const ends = new Map<string, Promise<number>>();
   const remember = <Value>(
     memory: Map<string, Promise<Value>>,
     key: string,
@@ -139,19 +161,27 @@ function pointCheck(group: GroupContext, branch?: string): (record: BarrierRecor
     return made;
   };
   const commitAt = (disk: DiskContext, member: BarrierMember, seq: number): Promise<CommitHeader | undefined> =>
-    remember(commits, `${member.diskId}/${member.branch}/${seq}`, () => findCommit(disk, member.branch, seq));
-  const startOf = (disk: DiskContext, member: BarrierMember): Promise<Position> =>
-    remember(starts, `${member.diskId}/${member.branch}`, async () => {
-      return (await disk.checkpoint?.(member.branch)) ?? branchStart(await readOrigin(disk, member.branch));
+    remember(commits, `${member.diskId}/${member.branch}/${seq}`, () =>
+      readIntact(() => findCommit(disk, member.branch, seq)),
+    );
+  const startOf = (disk: DiskContext, branch: string): Promise<BranchBegin> =>
+    remember(starts, `${disk.diskId}/${branch}`, async () => {
+      const checkpoint = await disk.checkpoint?.(branch);
+      if (checkpoint !== undefined) return { position: checkpoint, parent: undefined };
+      const origin = await readOrigin(disk, branch);
+      return { position: branchStart(origin), parent: origin.parent };
     });
+  /** No slot is missing up to `seq`, nor in the parents up to where the branch left them. */
+  const isWhole = async (disk: DiskContext, branch: string, seq: number): Promise<boolean> => {
+    const { position, parent } = await startOf(disk, branch);
+    const end = await remember(ends, `${disk.diskId}/${branch}`, () => endOfRow(disk, branch, position.seq));
+    return seq <= end && (parent === undefined || (await isWhole(disk, parent.branch, parent.seq)));
+  };
 
   const isThere = async (member: BarrierMember): Promise<boolean> => {
     const disk = group.disk(member.diskId);
-    if (branch !== undefined) {
-      const line = await remember(lines, member.diskId, () => lineOf(disk, branch));
-      if (member.seq > (line.get(member.branch) ?? -1)) return false;
-    }
-    const start = await startOf(disk, member);
+    if (!(await isWhole(disk, member.branch, member.seq))) return false;
+    const start = (await startOf(disk, member.branch)).position;
     if (member.seq === start.seq) return member.commitHash === start.commitHash;
     const commit = await commitAt(disk, member, member.seq);
     if (commit === undefined || commit.kind === "fence") return false;
@@ -164,7 +194,51 @@ function pointCheck(group: GroupContext, branch?: string): (record: BarrierRecor
     }
     return false;
   };
-  return async (record) => (await Promise.all(record.members.map(isThere))).every(Boolean);
+  const isOnLine = async (member: BarrierMember): Promise<boolean> => {
+    if (branch === undefined) return true;
+    const line = await remember(lines, member.diskId, () => lineOf(group.disk(member.diskId), branch));
+    return member.seq <= (line.get(member.branch) ?? -1);
+  };
+  const every =
+    (check: (member: BarrierMember) => Promise<boolean>) =>
+    async (record: BarrierRecord): Promise<boolean> =>
+      (await Promise.all(record.members.map(check))).every(Boolean);
+  /** Commits may have been collected since we read how far that has gone; then what we saw means nothing. */
+  const isOutdated = async (): Promise<boolean> => {
+    for (const [name, start] of starts) {
+      const [diskId, branchName] = name.split("/") as [string, string];
+      const checkpoint = await group.disk(diskId).checkpoint?.(branchName);
+      if (checkpoint !== undefined && checkpoint.seq !== (await start).position.seq) return true;
+    }
+    return false;
+  };
+  return {
+    isOnLine: every(isOnLine),
+    async isThere(record) {
+      for (;;) {
+        if (await every(isThere)(record)) return true;
+        if (!(await isOutdated())) return false;
+        for (const memory of [commits, starts, ends]) memory.clear();
+      }
+    },
+  };
+}
+
+interface BranchBegin {
+  readonly position: Position;
+  /** Undefined when nothing before `position` has to be read. */
+  readonly parent: BranchOrigin["parent"];
+}
+
+/** The last slot behind `from` before the first hole. */
+async function endOfRow(disk: DiskContext, branch: string, from: number): Promise<number> {
+  let end = from;
+  try {
+    for await (const seq of listSlots(disk, branch, from)) end = seq;
+  } catch (error) {
+    if (!isFault(error, "CHAIN_BROKEN")) throw error;
+  }
+  return end;
 }
 
 /** The branches that a branch's history runs through, each with the last seq of it that belongs to it. */

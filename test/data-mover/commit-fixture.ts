@@ -1,5 +1,6 @@
 /** A store of plain commits for tests of the log: each is a JSON header, so that a test can say what it holds, and forge one. */
 import { createHash } from "node:crypto";
+import { Fault } from "#model/fault.ts";
 import { diskNames } from "#model/format/object-names.ts";
 import type { Log } from "#ports/log.ts";
 import type { ObjectStore } from "#ports/object-store.ts";
@@ -120,6 +121,7 @@ export function plainCodec(diskId: string): CommitCodec {
     firstReadBytes: 100,
     inspect(prefix) {
       if (prefix.length < 400) return { needBytes: 400 };
+      if (prefix[0] !== 0x7b) throw new Fault("OBJECT_CORRUPT", "This is no commit");
       const { salt: _, ...header } = JSON.parse(Buffer.from(prefix).toString()) as CommitHeader & { salt: number };
       return { ...header, commitHash: hashOf(prefix) };
     },

@@ -104,7 +104,7 @@ test("a fence that is repeated, by many at once or much later, claims nothing tw
   answers.push(await fence(fixture, "op1"));
   for (const answer of answers) assert.deepEqual(answer, answers[0]);
   const claim = await readHighestClaim(fixture.disk("a"));
-  assert.deepEqual([claim.epoch, claim.activeSite, claim.branch], [5, "S", "b1"]); // protect, open, fence, branch, open
+  assert.deepEqual([claim.epoch, claim.activeSite, claim.branch], [6, "S", "b1"]); // protect, open, fence, its end, branch, open
 });
 
 test("undo gives the branch back to its source, which goes on where it was fenced", async () => {
@@ -260,4 +260,76 @@ test("a bookmark keeps a point under a name; repeated it is the same, a second n
     [2],
   );
   assert.equal(log.errors.length, 1);
+});
+
+test("damage at the end of a branch, or in a barrier, keeps nobody from a failover to the points before it", async () => {
+  const damages: ((fixture: CommitFixture) => void)[] = [
+    (fixture) => void fixture.memory.objects.set(fixture.disk("b").names.commit("root", 4), Buffer.alloc(400, "x")),
+    (fixture) => void fixture.memory.objects.delete(fixture.disk("b").names.commit("root", 4)),
+    (fixture) => void fixture.memory.objects.set(fixture.group.names.barrier(3), Buffer.from("{")),
+  ];
+  for (const [index, damage] of damages.entries()) {
+    const fixture = await protectedGroup();
+    const writers = await Promise.all(DISKS.map((diskId) => fixture.open(diskId)));
+    for (const cycle of [1, 2, 3, 4]) await commitCycle(fixture, writers, cycle, cycle < 4);
+    damage(fixture);
+    const fenced = await fence(fixture, "op1");
+    assert.deepEqual(await fence(fixture, "op1"), fenced);
+    assert.equal(fenced.newestPoint?.barrier, index === 2 ? 4 : 2);
+    await assert.rejects(commit(writers[1]!, { cycle: 5 }), { code: "FENCED" });
+    await goOver(fixture, fenced, "op1", "b1");
+    await commit(await fixture.open("b", "S", "b1"), { cycle: 9 });
+    assert.deepEqual(await cycles(fixture, "b", "b1"), index === 2 ? [1, 2, 3, 4, 9] : [1, 2, 9]);
+  }
+});
+
+test("points that were checked once are listed again without being read again", async () => {
+  const fixture = await protectedGroup();
+  const writers = await Promise.all(DISKS.map((diskId) => fixture.open(diskId)));
+  for (const cycle of [1, 2, 3]) await commitCycle(fixture, writers, cycle);
+  const checked = new Map();
+  const points = await listPoints(fixture.group, { checked });
+  let reads = 0;
+  const get = fixture.memory.get.bind(fixture.memory);
+  fixture.memory.get = (key, options) => {
+    reads++;
+    return get(key, options);
+  };
+  assert.deepEqual(await listPoints(fixture.group, { checked }), points);
+  assert.equal(reads, 0);
+});
+
+test("while a move is under way nobody may write, not even for the site it gives the group to", async () => {
+  const fixture = await protectedGroup();
+  const fenced = await fenceGroup(fixture.group, {
+    operation: "op1",
+    activeSite: "P",
+    disks: DISKS,
+    holder: "worker",
+    resume: false,
+  });
+  await assert.rejects(fixture.open("a"), (error) => isFault(error, "FENCED") && error.details["reason"] === "moved");
+  const move = { operation: "op1", groupEpoch: fenced.groupEpoch, activeSite: "P", branch: "root", holder: "worker" };
+  await claimBranch(fixture.disk("a"), move);
+  await fixture.open("a");
+  await assert.rejects(fixture.open("b"), { code: "FENCED" });
+  // Repeated with another end, it goes to that end.
+  await fenceGroup(fixture.group, { operation: "op1", activeSite: "P", disks: DISKS, holder: "worker" });
+  await fixture.open("b");
+});
+
+test("an undo gives the branch it returns to, whichever one it ended", async () => {
+  const fixture = await protectedGroup();
+  const writers = await Promise.all(DISKS.map((diskId) => fixture.open(diskId)));
+  await commitCycle(fixture, writers, 1);
+  await goOver(fixture, await fence(fixture, "op1"), "op1", "b1");
+  await fenceGroup(fixture.group, {
+    operation: "op2",
+    activeSite: "P",
+    disks: DISKS,
+    holder: "worker",
+    resume: "root",
+  });
+  assert.equal((await fixture.open("a")).data.cycle, 1);
+  await assert.rejects(fixture.open("a", "S", "b1"), { code: "FENCED" });
 });

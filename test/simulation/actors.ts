@@ -180,6 +180,8 @@ export async function worker(world: World, actor: Actor, operation: Operation): 
         disks: world.disks,
         holder: actor.name,
         knownEpoch,
+        // Back home the source goes on at once; elsewhere nobody may, before there is a branch for it.
+        ...(operation.kind === "undo" ? { resume: branch } : { resume: false }),
       });
       note(
         world,
@@ -197,7 +199,7 @@ export async function worker(world: World, actor: Actor, operation: Operation): 
           await world.protocol.createBranch(group.disk(diskId), { branch, parent, reason: "failover", operation: id });
         }
       }
-      for (const diskId of world.disks) {
+      for (const diskId of operation.kind === "undo" ? [] : world.disks) {
         await world.protocol.claimBranch(group.disk(diskId), {
           operation: id,
           groupEpoch: fenced.groupEpoch,

@@ -23,8 +23,8 @@ export const MUTATIONS: readonly Mutation[] = [
     changes: [
       {
         file: "commit-log.ts",
-        find: "if (highest.activeSite !== site || highest.branch !== branch)\n      throw fencedBy(disk, highest, { site, branch, epoch: 0 }); // [step 2]",
-        replace: "",
+        find: "if (!ours) throw fencedBy(disk, highest, { site, branch, epoch: 0 }); // [step 2]",
+        replace: "void ours;",
       },
     ],
   },
@@ -92,6 +92,17 @@ export const MUTATIONS: readonly Mutation[] = [
     changes: [{ file: "claims.ts", find: "holder: `${process}/${writerId}`", replace: 'holder: "somebody"' }],
   },
   {
+    where: { disks: 2, collects: false, slowKeys: "/d2/epochs/", storm: 700 },
+    removed: "that nobody may write while a move is under way",
+    changes: [
+      {
+        file: "disk-moves.ts",
+        find: "const { epoch } = await claimForMove(disk, { ...move, moving: true }); // [moving]",
+        replace: "const { epoch } = await claimForMove(disk, { ...move, moving: false });",
+      },
+    ],
+  },
+  {
     removed: "that all disks are fenced before a point is chosen",
     changes: [
       {
@@ -107,7 +118,7 @@ export const MUTATIONS: readonly Mutation[] = [
     ],
   },
   {
-    where: { stillness: 0.7, disks: 1, collects: false, slowBarriers: 0.6 },
+    where: { stillness: 0.7, disks: 1, collects: false, slowKeys: "/barriers/" },
     removed: "the look for newer claims before a barrier without commits is acknowledged",
     changes: [
       {
@@ -118,7 +129,7 @@ export const MUTATIONS: readonly Mutation[] = [
     ],
   },
   {
-    where: { collects: false, slowBarriers: 0.6 },
+    where: { collects: false, slowKeys: "/barriers/" },
     removed: "the completion of barriers that are durable everywhere",
     changes: [
       {

@@ -1,6 +1,7 @@
 /**
  * What must be true of a world at its end, worked out from everything that was ever in a slot and without the code under test.
  */
+import type { FencedDisk } from "../../src/data-mover/disk-moves.ts";
 import type { SealedHeader } from "./simulated-store.ts";
 import { violate, type World } from "./world.ts";
 
@@ -159,10 +160,22 @@ function checkFences(world: World, fail: (what: string) => void): void {
         }
       }
     }
+    if (world.collections === 0) checkFrontier(world, branch, disks, fail);
     const chosen = newestPoint?.barrier ?? 0;
     for (const { branch: at, barrier, epochs } of world.barriers) {
       const before = at === branch && disks.every((disk) => epochs.get(disk.diskId)! < disk.epoch);
       if (before && barrier > chosen) fail(`barrier ${barrier} was acknowledged, and the failover knew only ${chosen}`);
+    }
+  }
+}
+
+/** The disks of a fenced branch end at one cut: nothing that came behind one disk's end is older than what another's end holds. */
+function checkFrontier(world: World, branch: string, disks: readonly FencedDisk[], fail: (what: string) => void): void {
+  const newest = Math.max(...disks.map(({ last }) => last.data.cycle));
+  for (const { diskId, last } of disks) {
+    const behind = historyOf(world, diskId, branch).commits.find((commit) => commit.seq > last.seq && commit.cycle > 0);
+    if (behind !== undefined && behind.cycle < newest) {
+      fail(`${diskId}/${branch}: fenced before cycle ${behind.cycle}, and another disk after cycle ${newest}`);
     }
   }
 }

@@ -80,7 +80,7 @@ function start(protocol: Protocol, seed: number, options: WorldOptions): { world
   const { dice } = scheduler;
   // Collection needs a long life, and shows its worst to those who slept through it.
   const collects = options.collects ?? dice.chance(0.2);
-  const stormUntil = (collects ? 200 : 50) + dice.below(170);
+  const stormUntil = options.storm ?? (collects ? 200 : 50) + dice.below(170);
   const crashes = dice.pick([0, 0.005, 0.02]);
   const freezes = options.freezes ?? dice.pick(collects ? [0.02] : [0, 0.01, 0.03]);
   const longest = collects ? 400 : 150;
@@ -99,7 +99,7 @@ function start(protocol: Protocol, seed: number, options: WorldOptions): { world
       for (const actor of [...world.actors]) if (dice.chance(0.7)) crash(world, actor);
     }
     if (phase === "storm") {
-      if (dice.chance(0.06)) enter(world, collects);
+      if (dice.chance(options.entries ?? 0.06)) enter(world, collects);
       if (world.actors.size > 0 && dice.chance(freezes)) freeze(world, dice.pick([...world.actors]), longest);
       if (world.actors.size > 0 && dice.chance(crashes)) crash(world, dice.pick([...world.actors]));
     }

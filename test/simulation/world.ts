@@ -104,7 +104,12 @@ export interface WorldOptions {
   readonly disks?: 1 | 2;
   readonly collects?: boolean;
   readonly freezes?: number;
-  readonly slowBarriers?: number;
+  /** PUTs of keys that contain this often take long. */
+  readonly slowKeys?: string;
+  /** Events before the weather clears. */
+  readonly storm?: number;
+  /** Somebody enters at this part of all events. */
+  readonly entries?: number;
   /** A collector that takes even the newest object of a branch. */
   readonly sparesNothing?: boolean;
   readonly trace?: boolean;
@@ -114,13 +119,12 @@ export function createWorld(protocol: Protocol, seed: number, options: WorldOpti
   const chance = scheduler(seed);
   const faults = chance.dice.pick([0, 0.02, 0.08, 0.2]);
   const slow = chance.dice.pick([0, 0.03, 0.1]);
-  const slowBarriers = options.slowBarriers ?? slow;
   const world: World = {
     protocol,
     scheduler: chance,
     store: simulatedStore(chance, {
       faults: () => (world.stormy ? faults : 0),
-      slow: (key) => (key.includes("/barriers/") ? slowBarriers : slow),
+      slow: (key) => (options.slowKeys !== undefined && key.includes(options.slowKeys) ? 0.6 : slow),
       racyCreate: options.racyCreate === true,
     }),
     disks: (options.disks ?? 1 + chance.dice.below(2)) === 1 ? ["d1"] : ["d1", "d2"],

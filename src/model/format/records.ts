@@ -34,6 +34,8 @@ export interface DiskClaim {
   readonly epoch: number;
   readonly activeSite: string;
   readonly branch: string;
+  /** The disk is being taken for `activeSite`, and nobody may write it until a later claim ends that. */
+  readonly moving?: boolean;
   /** The group's term under which it was taken. */
   readonly groupEpoch: number;
   /** Operation id: the same operation, repeated, recognises its own claim. */
@@ -123,11 +125,13 @@ export function decodeStoreRecord(data: Uint8Array, key: string): StoreRecord {
 }
 
 export function decodeDiskClaim(data: Uint8Array, key: string): DiskClaim {
-  const read = recordFields(decodeRecord(data, key), key);
+  const json = decodeRecord(data, key);
+  const read = recordFields(json, key);
   return {
     epoch: read.number("epoch", 1),
     activeSite: read.text("activeSite"),
     branch: read.text("branch", isBranchId),
+    ...(json["moving"] === true && { moving: true }),
     groupEpoch: read.number("groupEpoch"),
     operation: read.text("operation"),
     holder: read.text("holder"),
