@@ -143,6 +143,11 @@ async function placeBarrier(
   writers: readonly DiskWriter[],
 ): Promise<boolean> {
   if (!cut.point) return false;
+  const quiet = [...cut.disks.values()].every(({ writes }) => writes.length === 0);
+  const epochs = new Map(writers.map((writer) => [writer.diskId, writer.epoch]));
+  const noted = { branch: source.branch, barrier: cut.cycle, epochs };
+  // All its commits are acknowledged: a failover must find it, whether its writer comes to write the barrier or not.
+  if (!quiet) world.barriers.push(noted);
   const members = writers.map((writer) => world.protocol.barrierMember(writer.diskId, source.branch, writer.data));
   const { cycle: barrier, cutAtMs } = cut;
   await world.protocol.writeBarrier(group, {
@@ -153,17 +158,12 @@ async function placeBarrier(
     consistency: "crash",
     members,
   });
-  const quiet = [...cut.disks.values()].every(({ writes }) => writes.length === 0);
   if (quiet) {
     world.quietBarriers++;
     await Promise.all(writers.map((writer) => writer.assertNewest()));
   }
   note(world, actor, `acknowledges barrier ${barrier}`);
-  world.barriers.push({
-    branch: source.branch,
-    barrier,
-    epochs: new Map(writers.map((writer) => [writer.diskId, writer.epoch])),
-  });
+  if (quiet) world.barriers.push(noted);
   return true;
 }
 

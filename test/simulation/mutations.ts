@@ -129,7 +129,7 @@ export const MUTATIONS: readonly Mutation[] = [
     ],
   },
   {
-    where: { collects: false, slowKeys: "/barriers/" },
+    where: { collects: false },
     removed: "the completion of barriers that are durable everywhere",
     changes: [
       {

@@ -1,9 +1,10 @@
 /**
  * What must be true of a world at its end, worked out from everything that was ever in a slot and without the code under test.
  */
+import { hex16 } from "#model/units.ts";
 import type { FencedDisk } from "../../src/data-mover/disk-moves.ts";
 import type { SealedHeader } from "./simulated-store.ts";
-import { violate, type World } from "./world.ts";
+import { GROUP, violate, type World } from "./world.ts";
 
 export interface History {
   /** Commits that count, in order. */
@@ -164,9 +165,18 @@ function checkFences(world: World, fail: (what: string) => void): void {
     const chosen = newestPoint?.barrier ?? 0;
     for (const { branch: at, barrier, epochs } of world.barriers) {
       const before = at === branch && disks.every((disk) => epochs.get(disk.diskId)! < disk.epoch);
-      if (before && barrier > chosen) fail(`barrier ${barrier} was acknowledged, and the failover knew only ${chosen}`);
+      if (before && barrier > chosen && standsOn(world, barrier, branch))
+        fail(`barrier ${barrier} was durable, and the failover knew only ${chosen}`);
     }
   }
+}
+
+/** False when a fenced source has taken the number for a cut in which nothing changed: then this cut is no point, and nobody was told so. */
+function standsOn(world: World, barrier: number, branch: string): boolean {
+  const data = world.store.memory.objects.get(`groups/${GROUP}/barriers/${hex16(barrier)}`);
+  if (data === undefined) return true;
+  const record = JSON.parse(Buffer.from(data).toString()) as { members: { branch: string }[] };
+  return record.members[0]?.branch === branch;
 }
 
 /** The disks of a fenced branch end at one cut: nothing that came behind one disk's end is older than what another's end holds. */

@@ -70,6 +70,7 @@ export interface World {
   readonly sources: Map<string, Source>;
   readonly operations: Operation[];
   readonly acknowledged: Acknowledgement[];
+  /** Acknowledged, or durable on all disks. */
   readonly barriers: {
     readonly branch: string;
     readonly barrier: number;
