@@ -85,7 +85,12 @@ function start(protocol: Protocol, seed: number, options: WorldOptions): { world
   const freezes = options.freezes ?? dice.pick(collects ? [0.02] : [0, 0.01, 0.03]);
   const longest = collects ? 400 : 150;
   let phase: "storm" | "calm" | "end" = "storm";
-  spawn(world, "control", (actor) => create(world, actor));
+  // Most worlds begin with the group there and its source replicating; in some its making is part of the storm.
+  spawn(world, "control", (actor) => create(world, dice.chance(0.85) ? undefined : actor));
+  if (dice.chance(0.8)) {
+    const limits = { cycles: 4 + dice.below(10), reopens: 2, points: 99, stormyOnly: true };
+    spawn(world, "mover-P", async (actor) => void (await mover(world, actor, world.sources.get("root")!, limits)));
+  }
 
   const advance = (): boolean => {
     if (scheduler.now > EVENTS_MOST) {
@@ -146,7 +151,7 @@ function enter(world: World, collects: boolean): void {
     case 3: {
       // The primary, which does not know what was decided elsewhere, or the site that has the group.
       const source = dice.chance(0.5) ? world.sources.get("root") : world.sources.get(world.active.branch);
-      if (source === undefined || movers >= 4) return;
+      if (source === undefined || movers >= world.crowd) return;
       spawn(
         world,
         name(`mover-${source.site}`),
@@ -218,9 +223,9 @@ function groupEpochOf(world: World): number {
 }
 
 /** The group comes into being; whoever finds it half made, repeats it. */
-async function create(world: World, actor: Actor): Promise<void> {
+async function create(world: World, actor: Actor | undefined): Promise<void> {
   const group = groupOf(world, actor);
-  const request = { operation: "protect", activeSite: "P", disks: world.disks, holder: actor.name };
+  const request = { operation: "protect", activeSite: "P", disks: world.disks, holder: actor?.name ?? "observer" };
   for (let attempt = 0; attempt < 4 && !world.created; attempt++) {
     try {
       const { groupEpoch } = await world.protocol.claimGroupEpoch(group, { ...request, branch: "root" });

@@ -66,6 +66,8 @@ export interface World {
   /** Part of the cuts before which nothing was written. */
   readonly stillness: number;
   readonly sparesNothing: boolean;
+  /** Most movers at a time. */
+  readonly crowd: number;
   readonly actors: Set<Actor>;
   readonly sources: Map<string, Source>;
   readonly operations: Operation[];
@@ -131,6 +133,7 @@ export function createWorld(protocol: Protocol, seed: number, options: WorldOpti
     disks: (options.disks ?? 1 + chance.dice.below(2)) === 1 ? ["d1"] : ["d1", "d2"],
     stillness: options.stillness ?? chance.dice.pick([0, 0, 0, 0, 0.7]),
     sparesNothing: options.sparesNothing === true,
+    crowd: chance.dice.pick([1, 1, 2, 4]),
     actors: new Set(),
     sources: new Map(),
     operations: [],
