@@ -143,19 +143,23 @@ export function startWriter(
 ): { readonly child: ChildProcess; readonly stop: () => Promise<number> } {
   const script = join(folder, "writer.py");
   writeFileSync(script, WRITER);
-  const child = spawn("/usr/bin/python3", [script, ...urls], { stdio: ["pipe", "pipe", "inherit"] });
+  const child = spawn("/usr/bin/python3", [script, ...urls], { stdio: ["pipe", "pipe", "pipe"] });
   let written = 0;
+  let complaint = "";
+  child.stderr.setEncoding("utf8").on("data", (text: string) => (complaint += text));
   child.stdout.setEncoding("utf8").on("data", (text: string) => {
     const numbers = text.trim().split("\n");
     written = Number(numbers.at(-1) ?? written);
   });
-  const ended = new Promise<void>((resolve) => child.once("exit", () => resolve()));
+  // "close" comes after the last of the output, "exit" may come before it.
+  const ended = new Promise<void>((resolve) => child.once("close", () => resolve()));
   t.after(() => child.kill("SIGKILL"));
   return {
     child,
     stop: async () => {
       child.stdin.end();
       await ended;
+      if (child.exitCode !== 0) throw new Error(`The writer ended with ${child.exitCode}: ${complaint}`);
       return written;
     },
   };
