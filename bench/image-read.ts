@@ -257,7 +257,7 @@ async function fill(settings: S3Settings, path: string, sizeBytes: number): Prom
   const onTrouble = (fault: Error): void => console.error(fault.message);
   const deps = { buffers: containerBuffers(), uploads: slots(SEGMENT_PUTS_MAX), holder: "bench", onTrouble };
   const disk = moverDisk(opened, deps);
-  await disk.open({ site: "one", branch: "root" });
+  await disk.open({ site: "one", branch: "root", sourceLife: "00000001" });
   const assembly = disk.begin(1);
   let records = 0;
   const packers = [0, 1].map(() =>

@@ -103,12 +103,16 @@ export async function openAgentSession(
       "agent.sweep": async (params) =>
         asJson(
           await lanes.use(readName(params, "groupId"), (ready, stop) =>
-            member.sweep({ ...readCycle(params), boundMs: readWhole(params, "boundMs") }, ready, stop),
+            member.sweep(
+              { ...readCycle(params), life: readText(params, "life"), boundMs: readWhole(params, "boundMs") },
+              ready,
+              stop,
+            ),
           ),
         ),
       "agent.stopSweep": async (params) => lanes.stop(readName(params, "groupId")),
       "agent.hold": async (params) => member.hold({ ...readCycle(params), boundMs: readWhole(params, "boundMs") }),
-      "agent.mark": async (params) => member.mark(readCycle(params)),
+      "agent.mark": async (params) => member.mark({ ...readCycle(params), life: readText(params, "life") }),
       "agent.release": async (params) => asJson(await member.release(readCycle(params))),
       "agent.ship": async (params) => {
         const request = readCycle(params);
@@ -126,11 +130,9 @@ export async function openAgentSession(
       "agent.settle": async (params) =>
         member.settle({
           groupId: readName(params, "groupId"),
+          life: readText(params, "life"),
           keep: readWholes(params, "keep"),
-          disks: readList(params, "disks", (disk) => ({
-            diskId: readName(disk, "diskId"),
-            committedUpTo: readWhole(disk, "committedUpTo"),
-          })),
+          committed: readWholes(params, "committed"),
         }),
       "agent.resync": async (params) =>
         member.resync(readName(params, "groupId"), readName(params, "diskId"), readText(params, "reason")),

@@ -6,7 +6,7 @@
  *   happens (a lost connection, another process server, a restart of the agent), it is shipped again;
  * - `sweep` returns after its last frame has arrived, so the cut that follows overrides what it read.
  *
- * It keeps nothing on disk. What it forgets in a crash is what it swept in open cycles; that is swept again.
+ * It keeps nothing on disk. What it forgets in a crash is what it swept in open cycles, and for whom cycles are open: that is swept and cut again.
  */
 import { subtractRuns } from "#model/block-runs.ts";
 import { Fault, isFault } from "#model/fault.ts";
@@ -16,6 +16,7 @@ import type { Clock } from "#ports/clock.ts";
 import type { AgentDisk, GroupTask, ReleaseResult, Settlement, ShipResult, SweepResult } from "#ports/source-link.ts";
 import type { TapClient } from "../capture/tap/tap-client.ts";
 import type { TapDiskStatus } from "../capture/tap/tap-protocol.ts";
+import { createCycleOwners } from "./cycle-owners.ts";
 import { createOpenCycles } from "./open-cycles.ts";
 import { shipCut } from "./ship-cut.ts";
 import { sweepDisk } from "./sweep.ts";
@@ -27,12 +28,12 @@ export interface GroupMember {
   disks(groupId: string, options?: { readonly fresh?: boolean }): Promise<readonly AgentDisk[]>;
   /** Sweeps for at most `boundMs`, or until `stop`. Throws SOURCE_READ_FAILED, PEER_UNREACHABLE. */
   sweep(
-    request: CycleRequest & { readonly boundMs: number },
+    request: OwnedCycle & { readonly boundMs: number },
     lanes: readonly Pick<SweepLane, "run">[],
     stop: AbortSignal,
   ): Promise<SweepResult>;
   hold(request: CycleRequest & { readonly boundMs: number }): Promise<void>;
-  mark(request: CycleRequest): Promise<void>;
+  mark(request: OwnedCycle): Promise<void>;
   release(request: CycleRequest): Promise<ReleaseResult>;
   /** `send` takes the frames of one disk. Throws CUT_OVERFLOWED, NOT_FOUND. */
   ship(request: CycleRequest, send: (diskId: string, payload: Uint8Array) => Promise<void>): Promise<ShipResult>;
@@ -53,6 +54,11 @@ export interface CycleRequest {
   readonly cycle: number;
 }
 
+/** `life`: of the process server that makes the cycle; another one may give the same number. */
+export interface OwnedCycle extends CycleRequest {
+  readonly life: string;
+}
+
 export function createGroupMember(options: {
   readonly disks: TappedDisks;
   /** The connected tap. Throws PROCESS_DIED while there is none. */
@@ -62,6 +68,7 @@ export function createGroupMember(options: {
 }): GroupMember {
   const { disks: tapped, tap, tools, clock } = options;
   const open = createOpenCycles();
+  const owners = createCycleOwners();
   const held = new Map<string, number>();
   let tasks: readonly GroupTask[] = [];
 
@@ -80,7 +87,8 @@ export function createGroupMember(options: {
       }
       return tapped.ofGroup(groupId, statuses).map((disk) => describe(disk, down));
     },
-    async sweep({ groupId, cycle, boundMs }, lanes, stop) {
+    async sweep({ groupId, cycle, life, boundMs }, lanes, stop) {
+      owners.set(groupId, cycle, life);
       const deadline = clock.monotonic() + boundMs;
       const timeUp = new AbortController();
       const timer = setTimeout(() => timeUp.abort(), boundMs);
@@ -93,6 +101,7 @@ export function createGroupMember(options: {
           const runs = subtractRuns(await tap().unsynced(diskId), swept, blockCount(sizeBytes));
           if (runs.length === 0 || clock.monotonic() >= deadline || stop.aborted) continue;
           const request = { groupId, diskId, cycle, image, sizeBytes, compress: compresses(groupId), runs };
+          open.begin(status, cycle);
           const done = await sweepDisk(lanes, request, AbortSignal.any([stop, timeUp.signal]));
           open.add(status, cycle, done);
           results.push({ diskId, sweptBytes: done.reduce((sum, run) => sum + run.count * 4096, 0) });
@@ -106,7 +115,10 @@ export function createGroupMember(options: {
       held.set(groupId, cycle);
       await tap().hold(diskIds(groupId), cycle, boundMs);
     },
-    mark: async ({ groupId, cycle }) => void (await tap().mark(diskIds(groupId), cycle)),
+    async mark({ groupId, cycle, life }) {
+      owners.set(groupId, cycle, life);
+      await tap().mark(diskIds(groupId), cycle);
+    },
     async release({ groupId, cycle }) {
       held.delete(groupId);
       const { heldThroughout, heldMs } = await tap().release(diskIds(groupId), cycle);
@@ -137,12 +149,12 @@ export function createGroupMember(options: {
     async unmark({ groupId, cycle }) {
       for (const diskId of diskIds(groupId)) await tap().discard(diskId, cycle);
     },
-    async settle({ groupId, keep, disks }) {
+    async settle({ groupId, life, keep, committed }) {
       for (const status of await statusesOf(groupId)) {
-        const committedUpTo = disks.find((disk) => disk.diskId === status.diskId)?.committedUpTo ?? 0;
         for (const cycle of openCyclesOf(status)) {
-          if (cycle <= committedUpTo) await commitCycle(status, cycle);
-          else if (!keep.includes(cycle)) await discardCycle(status.diskId, cycle);
+          const theirs = owners.get(groupId, cycle) === life;
+          if (theirs && committed.includes(cycle)) await commitCycle(status, cycle);
+          else if (!theirs || !keep.includes(cycle)) await discardCycle(status.diskId, cycle);
         }
       }
     },

@@ -13,6 +13,9 @@ import { BLOCK_SIZE } from "#model/units.ts";
 import type { TapDiskStatus } from "../capture/tap/tap-protocol.ts";
 
 export interface OpenCycles {
+  /** A sweep begins. */
+  begin(status: TapDiskStatus, cycle: number): void;
+  /** It has swept this. Nothing is noted when its cycle was closed meanwhile, for then these blocks are in no commit. */
   add(status: TapDiskStatus, cycle: number, runs: readonly BlockRun[]): void;
   /** Swept in `cycle`. */
   swept(status: TapDiskStatus, cycle: number): readonly BlockRun[];
@@ -42,11 +45,13 @@ export function createOpenCycles(): OpenCycles {
     sweeps.filter((sweep) => sweep.diskId === status.diskId && sweep.life === lifeOf(status));
 
   return {
+    begin(status, cycle) {
+      if (inLife(status).some((sweep) => sweep.cycle === cycle)) return;
+      sweeps.push({ diskId: status.diskId, life: lifeOf(status), cycle, runs: [], closing: false });
+    },
     add(status, cycle, runs) {
       const open = inLife(status).find((sweep) => sweep.cycle === cycle);
-      if (open === undefined)
-        sweeps.push({ diskId: status.diskId, life: lifeOf(status), cycle, runs: [...runs], closing: false });
-      else for (const run of runs) open.runs.push(run);
+      for (const run of runs) open?.runs.push(run);
     },
     swept: (status, cycle) => inLife(status).find((sweep) => sweep.cycle === cycle)?.runs ?? [],
     allSwept: (status) => inLife(status).map((sweep) => sweep.runs),

@@ -153,7 +153,7 @@ export async function readOrigin(disk: DiskContext, branch: string): Promise<Bra
 /** Seq 0 of a branch. Its epoch is 0: any commit may follow. */
 export function branchStart(origin: BranchOrigin): Tail {
   const position = { epoch: 0, seq: 0, commitHash: origin.parent?.commitHash ?? NO_COMMIT };
-  return { ...position, data: { ...position, cycle: 0, cutAtMs: 0 } };
+  return { ...position, data: { ...position, cycle: 0, cutAtMs: 0, writerId: "" } };
 }
 
 /**

@@ -73,12 +73,13 @@ export async function claimNext(
   return taken === undefined ? mine : undefined;
 }
 
-/** A name that no other attempt has, not even of this process: `process` for people, and eight random bytes. */
+/** A name that no other attempt has, not even of this process: `process` for people, and eight random bytes, of which `prefix` may give the first (hex). */
 export function uniqueHolder(
   context: StoreContext,
   process: string,
+  prefix = "",
 ): { readonly holder: string; readonly writerId: string } {
-  const writerId = toHex(context.random.bytes(8));
+  const writerId = prefix + toHex(context.random.bytes(8 - prefix.length / 2));
   return { holder: `${process}/${writerId}`, writerId };
 }
 

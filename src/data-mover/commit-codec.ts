@@ -10,7 +10,7 @@ export interface CommitPlace {
   readonly seq: number;
   /** Hash of the commit before it that counts, 32 hex digits. */
   readonly chain: string;
-  /** 16 hex digits, one per opened writer: tells "mine" from "another's" after a lost reply. */
+  /** 16 hex digits, one per opened writer; the first 8 are the life of the process server for which it writes. */
   readonly writerId: string;
 }
 

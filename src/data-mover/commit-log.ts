@@ -29,6 +29,8 @@ export interface OpenRequest {
   /** This process, for people. */
   readonly holder: string;
   readonly operation: string;
+  /** 8 hex digits: the life of the process server for which is written. The writer's id begins with them. Default: random. */
+  readonly sourceLife?: string;
 }
 
 export interface CommitRequest {
@@ -69,7 +71,7 @@ export interface DiskWriter {
  */
 export async function openWriter(disk: DiskContext, request: OpenRequest): Promise<DiskWriter> {
   const { site, branch } = request;
-  const { holder, writerId } = uniqueHolder(disk, request.holder);
+  const { holder, writerId } = uniqueHolder(disk, request.holder, request.sourceLife);
   const epoch = await claimAsWriter(disk, request, holder);
   const own = { site, branch, epoch, writerId };
 
@@ -126,7 +128,7 @@ function writerAt(disk: DiskContext, own: Own, opened: Tail): DiskWriter {
       try {
         const { epoch, seq, commitHash } = await append(disk, own, tail, seal);
         const position = { epoch, seq, commitHash };
-        tail = { ...position, data: { ...position, cycle, cutAtMs } };
+        tail = { ...position, data: { ...position, cycle, cutAtMs, writerId: own.writerId } };
       } finally {
         state = "done";
       }

@@ -28,6 +28,8 @@ export interface Tail extends Position {
 export interface DataPosition extends Position {
   readonly cycle: number;
   readonly cutAtMs: number;
+  /** 16 hex digits; see CommitPlace. */
+  readonly writerId: string;
 }
 
 /** A position that somebody vouches for: the commits up to it need not be read. */
@@ -44,7 +46,7 @@ export function judge(last: Position, next: Pick<CommitHeader, "epoch" | "chain"
 export function advance(last: Tail, next: CommitHeader): Tail {
   const position = { epoch: next.epoch, seq: next.seq, commitHash: next.commitHash };
   if (next.kind === "fence") return { ...position, data: last.data };
-  return { ...position, data: { ...position, cycle: next.cycle, cutAtMs: next.cutAtMs } };
+  return { ...position, data: { ...position, cycle: next.cycle, cutAtMs: next.cutAtMs, writerId: next.writerId } };
 }
 
 export function chainBroken(diskId: string, branch: string, seq: number, what: string): Fault {

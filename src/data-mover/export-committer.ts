@@ -10,6 +10,7 @@
  * - a cut counts only if every disk was held from before the first mark until after the last;
  * - the machine waits for nothing but the bounded hold.
  */
+import { randomBytes } from "node:crypto";
 import { EventEmitter, once } from "node:events";
 import { Fault, isFault } from "#model/fault.ts";
 import { KIND_DELTA, KIND_SWEEP, type FrameKind } from "#model/frame-record.ts";
@@ -82,6 +83,7 @@ const RETRY_MS = 1_000;
 export function startExportCommitter(options: ExportCommitterOptions): ExportCommitter {
   const { group, disks, clock, log } = options;
   const peer = localPeer(options.site);
+  const sourceLife = randomBytes(4).toString("hex");
   const stop = new AbortController();
   let stream: { readonly streamId: string; nextCycle: number } | undefined;
   let barrier = 0;
@@ -98,6 +100,7 @@ export function startExportCommitter(options: ExportCommitterOptions): ExportCom
       groupEpoch: options.groupEpoch,
       sourceSite: options.site,
       orderVersion: 0,
+      sourceLife,
       disks: disks.map(({ diskId, capture }) => ({ diskId, sizeBytes: capture.sizeBytes })),
     });
     stream = { streamId: opened.streamId, nextCycle: opened.barrier + 1 };

@@ -25,8 +25,10 @@ export interface MoverDisk {
   readonly lastData: DataPosition | undefined;
   /** Epoch of the newest claim of ours. */
   readonly epoch: number;
-  /** Become (or stay) the writer of `branch` for `site`. Throws FENCED, STORE_…. */
-  open(request: { readonly site: string; readonly branch: string }): Promise<void>;
+  /** Become (or stay) the writer of `branch` for `site`, and for one life of its process server. Throws FENCED, STORE_…. */
+  open(request: DiskOpen): Promise<void>;
+  /** Throws FENCED when somebody newer has claimed the disk: a cut in which it was idle has not looked. */
+  assertNewest(): Promise<void>;
   begin(cycle: number): CycleAssembly;
   /** Make a complete assembly durable; finds out when it is already. Keeps trying until `giveUpAtMs` (monotonic). */
   commit(assembly: CycleAssembly, request: DiskCommit): Promise<DataPosition>;
@@ -34,6 +36,13 @@ export interface MoverDisk {
   readonly trouble: Fault | undefined;
   /** Bytes of objects stored since the process started. */
   readonly storedBytes: number;
+}
+
+export interface DiskOpen {
+  readonly site: string;
+  readonly branch: string;
+  /** 8 hex digits. */
+  readonly sourceLife: string;
 }
 
 export interface DiskCommit {
@@ -56,7 +65,7 @@ const RETRY_PAUSE_MS = 500;
 export function moverDisk(disk: OpenedDisk, deps: MoverDiskDeps): MoverDisk {
   const { context, keyring, shape } = disk;
   const { clock, random } = context;
-  let wanted: { readonly site: string; readonly branch: string } | undefined;
+  let wanted: DiskOpen | undefined;
   let writer: DiskWriter | undefined;
   /** Numbers for containers: unique as long as the epoch is ours alone, which it stays when the writer is done. */
   let numbering:
@@ -165,11 +174,21 @@ export function moverDisk(disk: OpenedDisk, deps: MoverDiskDeps): MoverDisk {
       return numbering?.epoch ?? 0;
     },
     async open(request) {
-      if (wanted?.site !== request.site || wanted.branch !== request.branch) writer = undefined;
+      const { site, branch, sourceLife } = request;
+      if (wanted?.site !== site || wanted.branch !== branch || wanted.sourceLife !== sourceLife) writer = undefined;
       wanted = request;
       // A link that flaps must not take a new epoch each time: a writer that is still the newest goes on.
       if (writer && (await readNewerClaim(context, writer.epoch)) !== undefined) writer = undefined;
       await ready();
+    },
+    async assertNewest() {
+      try {
+        await (await ready()).assertNewest();
+      } catch (error) {
+        writer = undefined;
+        if (isFault(error, "FENCED")) await assertNotMoved();
+        throw error;
+      }
     },
     begin: (cycle) => cycleAssembly(home, { cycle, sectorBytes: shape.sectorBytes, now: () => clock.now() }),
     async commit(assembly, request) {

@@ -145,7 +145,9 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
         { hint: "A resized disk has to be protected again." },
       );
     });
-    await Promise.all(disks.map((disk) => disk.open({ site: spec.sourceSite, branch: request.branch })));
+    await Promise.all(
+      disks.map((disk) => disk.open({ site: spec.sourceSite, branch: request.branch, sourceLife: request.sourceLife })),
+    );
     const barriers = await listBarriers(context);
     newestBarrier = await newestOf(barriers);
     const next: Stream = {
@@ -172,6 +174,7 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
         seq: data.seq,
         commitHash: data.commitHash,
         cycle: data.cycle,
+        sourceLife: data.writerId.slice(0, 8),
       })),
     };
   };
@@ -257,6 +260,11 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
     }
 
     const stands = clean ? await barrierFor(own, { cycle, cutMs, changed: withRecords.length > 0 }) : undefined;
+    // Who had records has looked by committing them; of an idle disk, only this says that its site may still speak for it.
+    if (stands) {
+      const idle = own.disks.filter(({ diskId }) => !withRecords.some(({ disk }) => disk?.diskId === diskId));
+      await settleAll(idle.map((disk) => disk.assertNewest())); // [quiet barrier]
+    }
     await dropCycle(own, cycle);
     tell({
       state: stateNow(request.disks.map((disk) => disk.syncRemainingBytes)),

@@ -1,4 +1,5 @@
 /** What a process server says to the mover, checked. Source: docs/protocol.md, "Process server and master target". */
+import { Fault } from "#model/fault.ts";
 import {
   readBoolean,
   readList,
@@ -16,6 +17,8 @@ export interface StreamOpen {
   readonly groupEpoch: number;
   readonly sourceSite: string;
   readonly orderVersion: number;
+  /** 8 hex digits, random: one life of the process server. Cycle numbers of different lives may be the same. */
+  readonly sourceLife: string;
   readonly disks: readonly { readonly diskId: string; readonly sizeBytes: number }[];
 }
 
@@ -26,6 +29,8 @@ export interface DiskTail {
   readonly seq: number;
   readonly commitHash: string;
   readonly cycle: number;
+  /** For which life of a process server that cycle was committed; "" when there is none. */
+  readonly sourceLife: string;
 }
 
 export interface StreamOpened {
@@ -84,11 +89,18 @@ export function readStreamOpen(params: Fields): StreamOpen {
     groupEpoch: readWhole(params, "groupEpoch"),
     sourceSite: readName(params, "sourceSite"),
     orderVersion: readWhole(params, "orderVersion"),
+    sourceLife: readLife(params),
     disks: readList(params, "disks", (disk) => ({
       diskId: readName(disk, "diskId"),
       sizeBytes: readWhole(disk, "sizeBytes"),
     })),
   };
+}
+
+function readLife(params: Fields): string {
+  const life = readText(params, "sourceLife");
+  if (/^[0-9a-f]{8}$/.test(life)) return life;
+  throw new Fault("PROTOCOL_INVALID", `Expected 8 hex digits as "sourceLife", got "${life}"`);
 }
 
 export function readFramesHead(params: Fields): FramesHead {

@@ -43,29 +43,36 @@ export interface Reconciliation {
   readonly behind: readonly string[];
 }
 
+/** The last cycle that the store has of a disk. `ours`: its commit was written for this life of this process server. */
+export interface StoredTail {
+  readonly cycle: number;
+  readonly ours: boolean;
+}
+
 /**
  * After a stream was opened.
  *
- * `tails`: per disk the last cycle with a commit of it. `highest`: the highest number in the store. `lastNumber`: the highest we gave out.
- * `known`: per disk the tail as we last knew it; a lower bound.
+ * `highest`: the highest number in the store. `lastNumber`: the highest we gave out. `known`: per disk the tail as we last knew it; a lower bound.
+ *
+ * A number alone does not say whose a commit is: a process server that was cut off, or whose files are an old copy, gives the same one again.
  */
 export function reconcile(
   open: readonly OpenCycle[],
-  target: { readonly highest: number; readonly tails: ReadonlyMap<string, number> },
+  target: { readonly highest: number; readonly tails: ReadonlyMap<string, StoredTail> },
   ours: { readonly lastNumber: number; readonly known: ReadonlyMap<string, number> },
 ): Reconciliation {
-  const behind = [...ours.known]
-    .filter(([diskId, cycle]) => (target.tails.get(diskId) ?? 0) < cycle)
-    .map(([diskId]) => diskId);
+  const stored = (diskId: string): number => target.tails.get(diskId)?.cycle ?? 0;
+  const behind = [...ours.known].filter(([diskId, cycle]) => stored(diskId) < cycle).map(([diskId]) => diskId);
   const committable = new Set(open.filter((cycle) => cycle.commitSent).map((cycle) => cycle.cycle));
   const foreign =
     target.highest > ours.lastNumber ||
     [...target.tails].some(
-      ([diskId, cycle]) => cycle > (ours.known.get(diskId) ?? 0) && ours.known.has(diskId) && !committable.has(cycle),
+      ([diskId, tail]) =>
+        ours.known.has(diskId) &&
+        tail.cycle > (ours.known.get(diskId) ?? 0) &&
+        !(tail.ours && committable.has(tail.cycle)),
     );
   if (foreign || behind.length > 0) return { giveUpFrom: open[0]?.cycle, foreign, behind };
-  const lost = open.find((cycle) =>
-    cycle.disks.some((disk) => !disk.resendable && (target.tails.get(disk.diskId) ?? 0) < cycle.cycle),
-  );
+  const lost = open.find((cycle) => cycle.disks.some((disk) => !disk.resendable && stored(disk.diskId) < cycle.cycle));
   return { giveUpFrom: lost?.cycle, foreign, behind };
 }

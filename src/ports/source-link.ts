@@ -40,7 +40,7 @@ export interface AgentDisk extends DiskReport {
   readonly fault?: { readonly code: string; readonly message: string; readonly hint?: string };
 }
 
-/** process server → agent: `agent.sweep {groupId, cycle, boundMs}`: all frames were sent over the lanes, and flushed. */
+/** process server → agent: `agent.sweep {groupId, cycle, life, boundMs}`: all frames were sent over the lanes, and flushed. */
 export interface SweepResult {
   readonly disks: readonly { readonly diskId: string; readonly sweptBytes: number }[];
 }
@@ -61,11 +61,14 @@ export interface ShipResult {
 }
 
 /**
- * process server → agent, before anything else after a (re)connection: `agent.settle`. Open cycles up to `committedUpTo` are committed, those
- * in `keep` stay open, all others are discarded.
+ * process server → agent, before anything else after a (re)connection: `agent.settle`. Of the open cycles, those that were made for this `life` of
+ * a process server (`agent.sweep`, `agent.mark`) and are named in `committed` are committed, those named in `keep` stay open. All others are
+ * discarded, which is always right: their blocks are shipped again.
  */
 export interface Settlement {
   readonly groupId: string;
+  /** 8 hex digits. */
+  readonly life: string;
   readonly keep: readonly number[];
-  readonly disks: readonly { readonly diskId: string; readonly committedUpTo: number }[];
+  readonly committed: readonly number[];
 }

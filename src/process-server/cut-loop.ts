@@ -116,7 +116,7 @@ async function runCycle(
   try {
     if (sweep) {
       const boundMs = Math.min(SWEEP_MS_MAX, Math.max(SWEEP_MS_MIN, order.intervalMs));
-      await each(members, "agent.sweep", { groupId, cycle: number, boundMs }, boundMs + SHIP_MS);
+      await each(members, "agent.sweep", { groupId, cycle: number, life: group.life, boundMs }, boundMs + SHIP_MS);
       stillGood(cycle);
     }
     const cut = await cutWithRetries(group, members, cycle);
@@ -167,7 +167,7 @@ async function runCycle(
 async function cutWithRetries(group: GroupContext, members: readonly CutMember[], cycle: Cycle) {
   const groupId = group.order.groupId;
   for (let attempt = 1; ; attempt += 1) {
-    const outcome = await cutGroup(members, { groupId, cycle: cycle.number }, group.clock);
+    const outcome = await cutGroup(members, { groupId, cycle: cycle.number, life: group.life }, group.clock);
     if (outcome.cut) return outcome;
     group.log.warn("A cut is void", { cycle: cycle.number, attempt, fault: outcome.fault });
     if (attempt >= CUT_ATTEMPTS || outcome.fault.code === "PEER_UNREACHABLE" || cycle.fault !== undefined)
@@ -179,20 +179,15 @@ async function cutWithRetries(group: GroupContext, members: readonly CutMember[]
 
 /** Every member's open cycles agree with ours afterwards. A member that fails is disconnected; it comes back unsettled. */
 async function settleAll(group: GroupContext, members: readonly CutMember[]): Promise<void> {
-  const { order, file } = group;
+  const { order } = group;
   const keep = group.cycles.filter((cycle) => cycle.complete).map((cycle) => cycle.number);
-  for (const { agent, machine } of members) {
+  for (const { agent } of members) {
     if (group.settled.has(agent.hello.sessionId)) continue;
-    const disks = order.members.filter((member) => member.machine === machine).flatMap((member) => member.disks);
     const settlement: Settlement = {
       groupId: order.groupId,
+      life: group.life,
       keep,
-      disks: disks.map(({ diskId }) => ({
-        diskId,
-        // Of this disk, never of the group: a member that was away may still hold a cut that was given up. An idle disk's empty cut is
-        // discarded instead of committed, which is the same.
-        committedUpTo: file.memory.tails[diskId] ?? 0,
-      })),
+      committed: [...group.committed],
     };
     try {
       await agent.call("agent.settle", { ...settlement });
@@ -201,26 +196,29 @@ async function settleAll(group: GroupContext, members: readonly CutMember[]): Pr
       throw error;
     }
     // A cycle given up meanwhile has cleared the set: then it must be settled once more.
-    if (
-      keep.every((number) => group.cycles.some((cycle) => cycle.number === number || file.memory.committed >= number))
-    )
+    if (keep.every((number) => group.committed.has(number) || group.cycles.some((cycle) => cycle.number === number)))
       group.settled.add(agent.hello.sessionId);
   }
 }
 
 async function resyncDisks(group: GroupContext): Promise<boolean> {
   let done = false;
-  for (const [diskId, reason] of [...group.resyncs]) {
+  for (const [diskId, reason] of Object.entries(group.file.memory.resyncs)) {
     const machine = specMachine(group, diskId);
-    if (machine === undefined) group.resyncs.delete(diskId); // Not of the group any more.
+    if (machine === undefined) forget(diskId); // Not of the group any more.
     const agent = machine === undefined ? undefined : group.agents.get(machine);
     if (agent === undefined) continue; // Or it comes back; without it nothing is cut.
     group.log.warn("A disk is compared as a whole", { diskId, reason });
     await agent.call("agent.resync", { groupId: group.order.groupId, diskId, reason });
-    group.resyncs.delete(diskId);
+    forget(diskId); // The tap has it on disk now.
     done = true;
   }
   return done;
+
+  function forget(diskId: string): void {
+    const { [diskId]: _done, ...resyncs } = group.file.memory.resyncs;
+    group.file.save({ resyncs });
+  }
 }
 
 /** The disks of all members, now. Throws the fault of the first that cannot be cut. */

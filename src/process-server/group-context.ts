@@ -8,6 +8,7 @@
  *                 └───────────── giveUp: back to the taps ◄────┘
  * ```
  */
+import { randomBytes } from "node:crypto";
 import { Fault } from "#model/fault.ts";
 import type { Clock } from "#ports/clock.ts";
 import type { Link } from "#ports/link.ts";
@@ -37,6 +38,8 @@ export interface GroupDeps {
 }
 
 export interface GroupContext extends GroupDeps {
+  /** 8 hex digits, random. What taps and store say of a cycle is about ours only if it was made in this life; a number alone may be another's. */
+  readonly life: string;
   order: ReplicationOrder;
   readonly file: GroupFile;
   readonly reducer: StreamReducer;
@@ -52,8 +55,8 @@ export interface GroupContext extends GroupDeps {
   streamFault: Fault | undefined;
   /** Sessions whose open cycles agree with ours. */
   readonly settled: Set<string>;
-  /** Disks to compare as a whole, and why. */
-  readonly resyncs: Map<string, string>;
+  /** Newest numbers that were committed in this life; a member that was away may not have heard. */
+  readonly committed: Set<number>;
   /** What the running sync had to read when it began. */
   syncTotalBytes: number;
   /** When it began, monotonic. */
@@ -80,6 +83,7 @@ export function createGroupContext(
 ): GroupContext {
   return {
     ...deps,
+    life: randomBytes(4).toString("hex"),
     order,
     file,
     reducer,
@@ -91,7 +95,7 @@ export function createGroupContext(
     cutFault: undefined,
     streamFault: undefined,
     settled: new Set(),
-    resyncs: new Map(),
+    committed: new Set(),
     syncTotalBytes: 0,
     syncBeganMs: 0,
     cleanCutDue: true,

@@ -36,18 +36,18 @@ const ANSWER_MS = 2_000;
 /** Never throws a Fault: a cut that fails is void. Its marks, if any, are then to be taken back at every member. */
 export async function cutGroup(
   members: readonly CutMember[],
-  cut: { readonly groupId: string; readonly cycle: number },
+  cut: { readonly groupId: string; readonly cycle: number; readonly life: string },
   clock: Clock,
 ): Promise<CutOutcome> {
   const params = { groupId: cut.groupId, cycle: cut.cycle };
-  const everyone = (method: string, more: Record<string, number> = {}) =>
+  const everyone = (method: string, more: Record<string, number | string> = {}) =>
     Promise.allSettled(members.map(({ agent }) => agent.call(method, { ...params, ...more }, ANSWER_MS)));
 
   const holds = await everyone("agent.hold", { boundMs: HOLD_MS_MAX });
   // All writes acknowledged before this moment are in the cut, none that was begun after it.
   const cutAtMs = clock.now();
   const failedHold = faultOf(members, holds, "hold");
-  const failedMark = failedHold ?? faultOf(members, await everyone("agent.mark"), "mark");
+  const failedMark = failedHold ?? faultOf(members, await everyone("agent.mark", { life: cut.life }), "mark");
   const releases = await everyone("agent.release");
   const fault = failedMark ?? faultOf(members, releases, "release");
   if (fault !== undefined) return { cut: false, fault };

@@ -1,9 +1,9 @@
 /**
  * What a group's cutting must not forget over a restart: the last number it gave a cycle (a number is never used for two), whether it was fenced, and
- * how far it knows the target to be.
+ * how far it knows the target to be, and which disks must be compared as a whole.
  */
 import { Fault } from "#model/fault.ts";
-import { readName, readObject, readWhole } from "#model/json-reader.ts";
+import { readName, readObject, readText, readWhole } from "#model/json-reader.ts";
 import { readIfThere, writeDurably } from "./durable-file.ts";
 
 export interface GroupMemory {
@@ -18,6 +18,8 @@ export interface GroupMemory {
   /** Per disk, the last cycle known to have a commit of it. May lag. */
   readonly tails: Readonly<Record<string, number>>;
   readonly cutAtMs: number;
+  /** Disks to compare as a whole before the next cut, and why. Forgotten only when their taps have taken note. */
+  readonly resyncs: Readonly<Record<string, string>>;
 }
 
 export interface GroupFile {
@@ -28,7 +30,7 @@ export interface GroupFile {
   save(change: Partial<GroupMemory>): void;
 }
 
-const BLANK: GroupMemory = { cycle: 0, branch: "", fencedEpoch: 0, committed: 0, tails: {}, cutAtMs: 0 };
+const BLANK: GroupMemory = { cycle: 0, branch: "", fencedEpoch: 0, committed: 0, tails: {}, cutAtMs: 0, resyncs: {} };
 
 /** Throws CONFIG_INVALID when the file is there and cannot be read: a number given twice would be worse than not starting. */
 export function openGroupFile(file: string): GroupFile {
@@ -62,6 +64,7 @@ function parse(file: string, text: string): GroupMemory {
 function parseMemory(text: string): GroupMemory {
   const fields = readObject(JSON.parse(text), "group");
   const tails = readObject(fields["tails"], "tails");
+  const resyncs = readObject(fields["resyncs"] ?? {}, "resyncs");
   return {
     cycle: readWhole(fields, "cycle"),
     branch: fields["branch"] === "" ? "" : readName(fields, "branch"),
@@ -69,5 +72,6 @@ function parseMemory(text: string): GroupMemory {
     committed: readWhole(fields, "committed"),
     tails: Object.fromEntries(Object.keys(tails).map((diskId) => [diskId, readWhole(tails, diskId)])),
     cutAtMs: readWhole(fields, "cutAtMs"),
+    resyncs: Object.fromEntries(Object.keys(resyncs).map((diskId) => [diskId, readText(resyncs, diskId)])),
   };
 }

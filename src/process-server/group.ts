@@ -163,9 +163,9 @@ function syncProgress(group: GroupContext): NonNullable<SourceState["sync"]> {
 function checkBranch(group: GroupContext): void {
   const { branch } = group.file.memory;
   if (branch === "" || branch === group.order.branch) return;
-  for (const diskId of diskIdsOf(group.order))
-    group.resyncs.set(diskId, `the group goes on on branch "${group.order.branch}", not "${branch}"`);
-  group.file.save({ branch: group.order.branch, tails: {}, committed: 0 });
+  const reason = `the group goes on on branch "${group.order.branch}", not "${branch}"`;
+  const resyncs = Object.fromEntries(diskIdsOf(group.order).map((diskId) => [diskId, reason]));
+  group.file.save({ branch: group.order.branch, tails: {}, committed: 0, resyncs });
 }
 
 function streamOf(order: ReplicationOrder): string {

@@ -12,6 +12,8 @@ export interface DiskTail {
   readonly seq: number;
   readonly commitHash: string;
   readonly cycle: number;
+  /** Life of the process server for which it was committed; "" if there is none. */
+  readonly sourceLife: string;
 }
 
 export interface CommitAnswer {
@@ -49,6 +51,7 @@ const OPEN_MS = 60_000;
 export async function openMoverStream(
   link: Link,
   order: ReplicationOrder,
+  sourceLife: string,
   disks: readonly { readonly diskId: string; readonly sizeBytes: number }[],
   signal: AbortSignal,
 ): Promise<MoverStream> {
@@ -75,6 +78,7 @@ export async function openMoverStream(
       groupEpoch,
       sourceSite,
       orderVersion: version,
+      sourceLife,
       disks: disks.map(({ diskId, sizeBytes }) => ({ diskId, sizeBytes })),
     };
     const answer = readObject(await peer.call("stream.open", request, { timeoutMs: OPEN_MS, signal }), "stream");
@@ -85,6 +89,7 @@ export async function openMoverStream(
       seq: readWhole(disk, "seq"),
       commitHash: String(disk["commitHash"] ?? ""),
       cycle: readWhole(disk, "cycle"),
+      sourceLife: String(disk["sourceLife"] ?? ""),
     }));
     return {
       barrier: readWhole(answer, "barrier"),

@@ -20,6 +20,8 @@ const IDLE_MS = 5_000;
 /** A store that fails is asked again on the same stream: the mover has the frames. */
 const COMMIT_ATTEMPTS = 5;
 const COMMIT_RETRY_MS = 1_000;
+/** Numbers of committed cycles that are remembered for members that were away. */
+const COMMITTED_MAX = 1_000;
 
 export async function runSendLoop(group: GroupContext): Promise<void> {
   const { signal } = group.stop;
@@ -94,50 +96,57 @@ function loseStream(group: GroupContext): void {
 
 async function openStream(group: GroupContext): Promise<MoverStream> {
   const { order, file } = group;
-  const stream = await openMoverStream(group.link, order, sizedDisks(group) ?? [], group.stop.signal);
+  const stream = await openMoverStream(group.link, order, group.life, sizedDisks(group) ?? [], group.stop.signal);
   if (group.order !== order) {
     stream.close();
     throw new Fault("INTERRUPTED", "The order changed while its stream was opened");
   }
   const tails = new Map([...stream.tails].map(([diskId, tail]) => [diskId, tail.cycle]));
+  const storedTails = new Map(
+    [...stream.tails].map(([diskId, { cycle, sourceLife }]) => [diskId, { cycle, ours: sourceLife === group.life }]),
+  );
   const known = new Map(Object.entries(file.memory.tails).filter(([diskId]) => tails.has(diskId)));
   const found = reconcile(
     group.cycles.map(asOpenCycle),
-    { highest: stream.barrier, tails },
+    { highest: stream.barrier, tails: storedTails },
     { lastNumber: file.memory.cycle, known },
   );
+  const resyncs = new Map<string, string>();
+  for (const diskId of found.behind) resyncs.set(diskId, "the target lacks commits that it had acknowledged");
+  for (const disk of reportedDisks(group)) {
+    // The tap believes that something of this disk is stored.
+    if (tails.get(disk.diskId) === 0 && disk.unsyncedBytes < disk.sizeBytes)
+      resyncs.set(disk.diskId, "the target has nothing of this disk");
+  }
+  // One save: tails that say "behind" no more, without the resync that they call for, would be a loss after a crash.
   file.save({
     cycle: Math.max(file.memory.cycle, stream.barrier),
     branch: order.branch,
     // A target that is behind is taken at its word: what is compared as a whole does not rest on what it once said.
     tails: { ...file.memory.tails, ...Object.fromEntries(tails) },
+    resyncs: { ...file.memory.resyncs, ...Object.fromEntries(resyncs) },
     ...(found.behind.length > 0
       ? { committed: Math.min(file.memory.committed, ...found.behind.map((diskId) => tails.get(diskId) ?? 0)) }
       : {}),
   });
-  if (found.foreign || found.behind.length > 0) group.reducer.forget();
-  if (found.giveUpFrom !== undefined) {
+  const giveUpFrom = resyncs.size > 0 ? group.cycles[0]?.number : found.giveUpFrom;
+  if (found.foreign || resyncs.size > 0) group.reducer.forget();
+  if (giveUpFrom !== undefined) {
     giveUp(
       group,
-      found.giveUpFrom,
+      giveUpFrom,
       new Fault(
         "PEER_UNREACHABLE",
         found.foreign
           ? "Another process server has gone on with the group"
-          : "Parts of these cycles were lost with the stream",
+          : "Parts of these cycles were lost with the stream, or at the target",
       ),
     );
   }
-  for (const diskId of found.behind) group.resyncs.set(diskId, "the target lacks commits that it had acknowledged");
-  for (const disk of reportedDisks(group)) {
-    const pending = group.cycles.some((cycle) => recordsOf(cycle, disk.diskId) > 0);
-    if (tails.get(disk.diskId) === 0 && !pending && disk.unsyncedBytes < disk.sizeBytes)
-      group.resyncs.set(disk.diskId, "the target has nothing of this disk");
-  }
-  await rememberRepeats(group, tails);
+  await rememberRepeats(group, stream.tails);
   group.log.info("The target takes the group's stream", {
     cycle: file.memory.cycle,
-    resyncs: [...group.resyncs.keys()],
+    resyncs: Object.keys(file.memory.resyncs),
   });
   group.streamFault = undefined;
   const lost = (): void => {
@@ -150,10 +159,10 @@ async function openStream(group: GroupContext): Promise<MoverStream> {
 }
 
 /** What a former life of ours, or another process server of the site, said last: only if it is exactly what the store has, and nothing is on its way. */
-async function rememberRepeats(group: GroupContext, tails: ReadonlyMap<string, number>): Promise<void> {
+async function rememberRepeats(group: GroupContext, tails: MoverStream["tails"]): Promise<void> {
   const { groupId, branch } = group.order;
-  for (const [diskId, cycle] of tails) {
-    const said = cycle === 0 ? undefined : await group.cache.said({ groupId, diskId, branch }, cycle);
+  for (const [diskId, { cycle, commitHash }] of tails) {
+    const said = cycle === 0 ? undefined : await group.cache.said({ groupId, diskId, branch }, commitHash);
     if (said !== undefined && group.cycles.length === 0) group.reducer.restore(diskId, said);
   }
 }
@@ -222,7 +231,9 @@ async function commit(group: GroupContext, stream: MoverStream, request: JsonObj
 async function committed(group: GroupContext, cycle: Cycle, answer: CommitAnswer): Promise<void> {
   const { file, order } = group;
   const tails = Object.fromEntries(answer.committed.map(({ diskId }) => [diskId, cycle.number]));
-  file.note({ committed: Math.max(file.memory.committed, cycle.number), tails: { ...file.memory.tails, ...tails } });
+  rememberCommitted(group, cycle.number);
+  // Durable, or a restart would take our own last commit for another's, and give up what was cut meanwhile.
+  file.save({ committed: Math.max(file.memory.committed, cycle.number), tails: { ...file.memory.tails, ...tails } });
   group.streamFault = undefined;
   group.cycles = group.cycles.filter((other) => other !== cycle);
   cycle.spool.drop();
@@ -236,11 +247,24 @@ async function committed(group: GroupContext, cycle: Cycle, answer: CommitAnswer
   const { groupId, branch } = order;
   await Promise.all([
     ...order.members.map(({ machine }) => tellCommitted(group, machine, cycle.number)),
-    ...answer.committed.map(({ diskId }) =>
-      group.cache.committed({ groupId, diskId, branch }, cycle.number, cycle.counts.get(diskId)?.said),
+    ...answer.committed.map(({ diskId, commitHash }) =>
+      group.cache.committed(
+        { groupId, diskId, branch },
+        { cycle: cycle.number, commitHash },
+        cycle.counts.get(diskId)?.said,
+      ),
     ),
   ]);
   group.cutWake.wake();
+}
+
+/** An older one that a member never heard of is discarded there: its blocks are shipped once more, which is always right. */
+function rememberCommitted({ committed }: GroupContext, cycle: number): void {
+  committed.add(cycle);
+  for (const oldest of committed) {
+    if (committed.size <= COMMITTED_MAX) break;
+    committed.delete(oldest);
+  }
 }
 
 /** A member that cannot be told hears it when it is settled. */

@@ -2,18 +2,19 @@
  * What process servers of a site share through Redis: the digests of what their streams said last, and the tokens of the WAN's bandwidth. Redis is
  * never the only home of anything: without it a repeat is shipped again, and each process server keeps the limit for itself.
  *
- * Digests of a disk, per (branch, cycle):
+ * Digests of a disk, as of one commit:
  *
  * ```
- *  leeward:said/2:GROUP:DISK   hash   "branch" → name, "cycle" → last committed cycle, BLOCK:BLOCKS → "cycle d d d d" or "cycle -"
+ *  leeward:said/3:GROUP:DISK   hash   "branch" → name, "commit" → hash of the last commit, BLOCK:BLOCKS → "cycle d d d d" or "cycle -"
  * ```
  *
  * Invariants:
- * - a commit's statements and the new cycle are written in one transaction, and only on top of the cycle before it: a lost write makes the next
+ * - a commit's statements and its hash are written in one transaction, and only on top of the commit before it: a lost write makes the next
  *   one begin anew;
  * - a statement is replaced only by one about exactly the same blocks: what overlaps is replayed in the order of its cycles, or a shorter later
  *   one would bring an older one back to life;
- * - it is believed only when branch and cycle are those of the store's tail. Otherwise it is deleted.
+ * - it is believed only when branch and commit are those of the store's tail (two process servers may give a cycle the same number). Otherwise it
+ *   is deleted.
  */
 import type { Redis } from "ioredis";
 import type { Statement } from "#model/repeat-filter.ts";
@@ -21,11 +22,16 @@ import type { Log } from "#ports/log.ts";
 
 export interface SiteCache {
   /** What the stream of this disk said, in order; undefined when nothing is known of exactly this tail. Never throws. */
-  said(disk: CachedDisk, cycle: number): Promise<readonly Statement[] | undefined>;
-  /** The commit of `cycle` said this; `said` undefined: too much to keep. Settles soon, never throws. */
-  committed(disk: CachedDisk, cycle: number, said: readonly Statement[] | undefined): Promise<void>;
+  said(disk: CachedDisk, commitHash: string): Promise<readonly Statement[] | undefined>;
+  /** This commit said that; `said` undefined: too much to keep. Settles soon, never throws. */
+  committed(disk: CachedDisk, commit: CachedCommit, said: readonly Statement[] | undefined): Promise<void>;
   /** Ms to wait before `bytes` may be sent, shared by all process servers of the site; undefined when Redis does not answer. */
   waitForTokens(bytes: number, bytesPerSecond: number): Promise<number | undefined>;
+}
+
+export interface CachedCommit {
+  readonly cycle: number;
+  readonly commitHash: string;
 }
 
 export interface CachedDisk {
@@ -56,26 +62,26 @@ return string.format('%.3f', free - now)
 
 export function createSiteCache(redis: Redis, options: { readonly site: string; readonly log: Log }): SiteCache {
   const { site, log } = options;
-  /** Cycle that the cache was last brought to by us, per key. */
-  const written = new Map<string, number>();
+  /** Commit that the cache was last brought to by us, per key. */
+  const written = new Map<string, string>();
   let failing = false;
 
   return {
-    said: (disk, cycle) =>
+    said: (disk, commitHash) =>
       attempt(async () => {
         const key = keyOf(disk);
         const fields = await redis.hgetall(key);
-        if (fields["branch"] !== disk.branch || fields["cycle"] !== String(cycle)) {
+        if (fields["branch"] !== disk.branch || fields["commit"] !== commitHash) {
           await redis.del(key);
           return undefined;
         }
-        written.set(key, cycle);
+        written.set(key, commitHash);
         return Object.entries(fields)
           .flatMap(([field, value]) => parseStatement(field, value) ?? [])
           .sort((a, b) => a.cycle - b.cycle)
           .map(({ statement }) => statement);
       }),
-    committed: async (disk, cycle, said) => {
+    committed: async (disk, { cycle, commitHash }, said) => {
       const key = keyOf(disk);
       const former = written.get(key);
       written.delete(key); // Until it is known to be written.
@@ -83,20 +89,20 @@ export function createSiteCache(redis: Redis, options: { readonly site: string; 
         const goesOn =
           former !== undefined &&
           said !== undefined &&
-          (await redis.hget(key, "cycle")) === String(former) &&
+          (await redis.hget(key, "commit")) === former &&
           (await redis.hlen(key)) < STATEMENTS_MAX;
         const change = redis.multi();
         if (!goesOn) change.del(key);
         change.hset(key, {
           branch: disk.branch,
-          cycle,
+          commit: commitHash,
           ...Object.fromEntries(
             (said ?? []).map((statement) => [fieldOf(statement), formatStatement(statement, cycle)]),
           ),
         });
         change.expire(key, LIFE_SECONDS);
         await change.exec();
-        written.set(key, cycle);
+        written.set(key, commitHash);
       });
     },
     waitForTokens: (bytes, bytesPerSecond) =>
@@ -123,7 +129,7 @@ export function createSiteCache(redis: Redis, options: { readonly site: string; 
 }
 
 function keyOf({ groupId, diskId }: CachedDisk): string {
-  return `leeward:said/2:${groupId}:${diskId}`;
+  return `leeward:said/3:${groupId}:${diskId}`;
 }
 
 const fieldOf = ({ block, blocks }: Statement): string => `${block}:${blocks}`;
@@ -138,7 +144,7 @@ function parseStatement(
 ): { readonly cycle: number; readonly statement: Statement } | undefined {
   const numbers = value.split(" ").map(Number);
   const bounds = /^([0-9]+):([0-9]+)$/.exec(field);
-  if (bounds === null) return undefined; // "branch" and "cycle".
+  if (bounds === null) return undefined; // "branch" and "commit".
   const [cycle = 0, a = 0, b = 0, c = 0, d = 0] = numbers;
   return {
     cycle,

@@ -1,3 +1,5 @@
+import { setImmediate } from "node:timers/promises";
+
 /** Wakes a loop that waits for "something changed". Lossy on purpose: who wakes looks at the whole state again. */
 export interface Wake {
   wake(): void;
@@ -25,7 +27,7 @@ export function createWake(): Wake {
           signal?.addEventListener("abort", ring, { once: true });
         });
         ring = undefined;
-      }
+      } else await setImmediate(); // A loop that finds work each time must not keep timers and sockets from their turn.
       pending = false;
     },
   };

@@ -43,9 +43,16 @@ test("a writer fences, then commits one after the other, each chained to the one
   const fixture = await fixtureOf("d");
   const writer = await fixture.open("d");
   assert.equal(writer.epoch, 2);
-  assert.deepEqual(writer.data, { epoch: 0, seq: 0, commitHash: "0".repeat(32), cycle: 0, cutAtMs: 0 });
+  assert.deepEqual(writer.data, { epoch: 0, seq: 0, commitHash: "0".repeat(32), cycle: 0, cutAtMs: 0, writerId: "" });
   const first = await commit(writer, { cycle: 7 });
-  assert.deepEqual(first, { epoch: 2, seq: 2, commitHash: writer.tail.commitHash, cycle: 7, cutAtMs: 7_000 });
+  assert.deepEqual(first, {
+    epoch: 2,
+    seq: 2,
+    commitHash: writer.tail.commitHash,
+    cycle: 7,
+    cutAtMs: 7_000,
+    writerId: writer.writerId,
+  });
   await commit(writer, { cycle: 8 });
   const commits = await history(fixture);
   assert.equal(shape(commits), "1:fence/2 2:7/2 3:8/2");

@@ -224,6 +224,7 @@ export async function openSourceStream(
       groupEpoch: 1,
       sourceSite: options.site ?? link.self.site,
       orderVersion: 1,
+      sourceLife: "0a1b2c3d",
       disks: source.disks.map((disk) => ({ diskId: disk.diskId, sizeBytes: disk.content.length })),
     })) as unknown as StreamOpened;
     for (let count = 0; count < (options.lanes ?? 0); count++) {

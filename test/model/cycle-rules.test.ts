@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { isPoint, reconcile, type OpenCycle, type TrackedDisk } from "#model/cycle-rules.ts";
+import { isPoint, reconcile, type OpenCycle, type StoredTail, type TrackedDisk } from "#model/cycle-rules.ts";
 
 const disk = (diskId: string, more: Partial<TrackedDisk> = {}): TrackedDisk => ({
   diskId,
@@ -29,21 +29,23 @@ const open = (cycle: number, disks: Record<string, boolean>, commitSent = false)
   disks: Object.entries(disks).map(([diskId, resendable]) => ({ diskId, resendable })),
 });
 const tails = (values: Record<string, number>): Map<string, number> => new Map(Object.entries(values));
+const stored = (values: Record<string, number>, ours = true): Map<string, StoredTail> =>
+  new Map(Object.entries(values).map(([diskId, cycle]) => [diskId, { cycle, ours }]));
 
 test("after a lost stream: what is committed stays, what can be sent again stays, the rest and all after it goes", () => {
   const ours = { lastNumber: 7, known: tails({ x: 4, y: 4 }) };
   const cycles = [open(5, { x: false, y: true }, true), open(6, { x: true }), open(7, { y: false })];
-  assert.deepEqual(reconcile(cycles, { highest: 4, tails: tails({ x: 4, y: 4 }) }, ours), {
+  assert.deepEqual(reconcile(cycles, { highest: 4, tails: stored({ x: 4, y: 4 }) }, ours), {
     giveUpFrom: 5,
     foreign: false,
     behind: [],
   });
-  assert.deepEqual(reconcile(cycles, { highest: 5, tails: tails({ x: 5, y: 4 }) }, ours), {
+  assert.deepEqual(reconcile(cycles, { highest: 5, tails: stored({ x: 5, y: 4 }) }, ours), {
     giveUpFrom: 7,
     foreign: false,
     behind: [],
   });
-  assert.deepEqual(reconcile(cycles.slice(0, 2), { highest: 5, tails: tails({ x: 5, y: 5 }) }, ours), {
+  assert.deepEqual(reconcile(cycles.slice(0, 2), { highest: 5, tails: stored({ x: 5, y: 5 }) }, ours), {
     giveUpFrom: undefined,
     foreign: false,
     behind: [],
@@ -52,21 +54,37 @@ test("after a lost stream: what is committed stays, what can be sent again stays
 
 test("a number that we did not give, or a commit that we did not ask for, is someone else's", () => {
   const ours = { lastNumber: 7, known: tails({ x: 4 }) };
-  assert.deepEqual(reconcile([open(5, { x: true })], { highest: 9, tails: tails({ x: 4 }) }, ours), {
+  assert.deepEqual(reconcile([open(5, { x: true })], { highest: 9, tails: stored({ x: 4 }) }, ours), {
     giveUpFrom: 5,
     foreign: true,
     behind: [],
   });
-  assert.deepEqual(reconcile([open(5, { x: true })], { highest: 5, tails: tails({ x: 5 }) }, ours), {
+  assert.deepEqual(reconcile([open(5, { x: true })], { highest: 5, tails: stored({ x: 5 }) }, ours), {
     giveUpFrom: 5,
     foreign: true,
     behind: [],
   });
 });
 
+test("a commit of the same number that was not written for us is someone else's, even if we have asked for one", () => {
+  const ours = { lastNumber: 7, known: tails({ x: 4, y: 4 }) };
+  const cycles = [open(5, { x: true }, true), open(6, { x: true })];
+  assert.deepEqual(reconcile(cycles, { highest: 5, tails: stored({ x: 5, y: 4 }, false) }, ours), {
+    giveUpFrom: 5,
+    foreign: true,
+    behind: [],
+  });
+  assert.equal(reconcile(cycles, { highest: 5, tails: stored({ x: 5, y: 4 }) }, ours).foreign, false);
+  assert.equal(
+    reconcile(cycles, { highest: 4, tails: stored({ x: 4, y: 4 }, false) }, ours).foreign,
+    false,
+    "as known",
+  );
+});
+
 test("a target behind what it acknowledged is named, and everything open is given up", () => {
   const ours = { lastNumber: 7, known: tails({ x: 4, y: 6 }) };
-  assert.deepEqual(reconcile([open(7, { x: true })], { highest: 5, tails: tails({ x: 4, y: 5 }) }, ours), {
+  assert.deepEqual(reconcile([open(7, { x: true })], { highest: 5, tails: stored({ x: 4, y: 5 }) }, ours), {
     giveUpFrom: 7,
     foreign: false,
     behind: ["y"],
@@ -82,7 +100,7 @@ test("nothing is kept behind something that was given up", () => {
         const cycles = shape.map(([x, y], index) => open(index + 1, { x, y }, true));
         const { giveUpFrom } = reconcile(
           cycles,
-          { highest: committed, tails: tails({ x: committed, y: committed }) },
+          { highest: committed, tails: stored({ x: committed, y: committed }) },
           { lastNumber: 6, known: new Map() },
         );
         const kept = cycles.filter((cycle) => giveUpFrom === undefined || cycle.cycle < giveUpFrom);

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -206,6 +206,63 @@ test(
     await redis.stop();
     await restart();
     assert.ok((await say()) > 200 * 100, "nothing is known, so everything is shipped");
+    assertSame();
+  },
+);
+
+test(
+  "a process server with an old copy of its files gives numbers again that are committed; nothing it cuts is taken for them",
+  { timeout: 60_000 },
+  async (t) => {
+    const { site, mover, write, cut, assertSame, state } = await one(t, { order: { intervalMs: 400 } });
+    const home = join(site.folder, "ps");
+    const copy = join(site.folder, "ps-before");
+    await cut();
+    await site.loseProcessServer();
+    cpSync(home, copy, { recursive: true });
+    await site.startProcessServer();
+    await write(100, numbered(1, 1, 100));
+    await cut();
+    const committed = mover.committedCycles.at(-1)!;
+
+    // It comes back as it was before that cut, cannot ask the store, and cuts: the number is given a second time.
+    await site.loseProcessServer();
+    rmSync(home, { recursive: true });
+    cpSync(copy, home, { recursive: true });
+    await mover.goAway();
+    await site.startProcessServer();
+    const numberNow = (): number => {
+      const file = readdirSync(home, { recursive: true, encoding: "utf8" }).find((name) => name.endsWith("group.json"))!;
+      return (JSON.parse(readFileSync(join(home, file), "utf8")) as { cycle: number }).cycle;
+    };
+    await write(200, numbered(2, 1, 200));
+    await eventually("it cuts without the target, beyond that number", () => numberNow() > committed + 1);
+    await mover.comeBack();
+    await eventually("the group is live", async () => (await state()) === "live");
+    await cut();
+    assertSame();
+  },
+);
+
+test(
+  "a disk that must be compared as a whole is not forgotten over a restart of the process server",
+  { timeout: 60_000 },
+  async (t) => {
+    const { site, mover, machine, write, cut, assertSame } = await one(t);
+    await write(7, numbered(1, 1, 7));
+    await cut();
+    // The store is emptied while the agent is away, so that the process server learns of it and cannot tell the tap.
+    const opens = mover.opens;
+    await machine.loseAgent();
+    mover.wipe();
+    mover.lose();
+    await eventually("the store was asked again", () => mover.opens > opens);
+    await site.loseProcessServer();
+    const { points } = mover;
+    await site.startProcessServer();
+    machine.startAgent();
+    await eventually("a point of the new copy", () => mover.points > points);
+    await cut();
     assertSame();
   },
 );

@@ -292,10 +292,10 @@ export async function collector(world: World, actor: Actor): Promise<void> {
       const key = `${diskId}/${branch}`;
       const before = world.checkpoints.get(key)?.seq ?? 0;
       if (header === undefined || header.kind === "fence" || seq <= before) continue;
-      const { epoch, commitHash, cycle, cutAtMs } = header;
+      const { epoch, commitHash, cycle, cutAtMs, writerId } = header;
       world.collections++;
       note(world, actor, `collects ${key} up to ${seq}`);
-      world.checkpoints.set(key, { epoch, seq, commitHash, data: { epoch, seq, commitHash, cycle, cutAtMs } });
+      world.checkpoints.set(key, { epoch, seq, commitHash, data: { epoch, seq, commitHash, cycle, cutAtMs, writerId } });
       const names = group.disk(diskId).names;
       const newest = Math.max(...world.store.slots.get(key)!.keys());
       const gone = Array.from({ length: seq - before }, (_, index) => before + 1 + index)

@@ -48,6 +48,7 @@ export interface FakeMoverOptions {
 
 interface Stream {
   readonly id: string;
+  readonly sourceLife: string;
   readonly peer: Peer;
   readonly lanes: Set<Peer>;
   /** cycle → disk → payload records */
@@ -73,7 +74,7 @@ const RECORDS_WAIT_MS = 5_000;
 export async function startFakeMover(options: FakeMoverOptions): Promise<FakeMover> {
   const { link, onPoint, onStep } = options;
   const images = new Map<string, Buffer>();
-  const tails = new Map<string, { seq: number; cycle: number; commitHash: string }>();
+  const tails = new Map<string, { seq: number; cycle: number; commitHash: string; sourceLife: string }>();
   const errors: unknown[] = [];
   const committedCycles: number[] = [];
   const peers = new Set<Peer>();
@@ -174,9 +175,15 @@ export async function startFakeMover(options: FakeMoverOptions): Promise<FakeMov
     opens += 1;
     for (const { diskId, sizeBytes } of request.disks) {
       if (!images.has(diskId)) images.set(diskId, Buffer.alloc(Math.ceil(sizeBytes / BLOCK_SIZE) * BLOCK_SIZE));
-      if (!tails.has(diskId)) tails.set(diskId, { seq: 0, cycle: 0, commitHash: "" });
+      if (!tails.has(diskId)) tails.set(diskId, { seq: 0, cycle: 0, commitHash: "", sourceLife: "" });
     }
-    stream = { id: randomBytes(8).toString("hex"), peer, lanes: new Set(), cycles: new Map() };
+    stream = {
+      id: randomBytes(8).toString("hex"),
+      sourceLife: request.sourceLife,
+      peer,
+      lanes: new Set(),
+      cycles: new Map(),
+    };
     return {
       streamId: stream.id,
       barrier: Math.max(newestBarrier?.cycle ?? 0, ...[...tails.values()].map((tail) => tail.cycle)),
@@ -262,7 +269,12 @@ export async function startFakeMover(options: FakeMoverOptions): Promise<FakeMov
         assert.equal(arrived.records, disk.records, `cycle ${cycle}: more records than counted`);
         current(own.id); // A mover that was lost commits nothing.
         for (const piece of [...arrived.sweeps, ...arrived.deltas]) apply(images.get(disk.diskId)!, piece);
-        tails.set(disk.diskId, { seq: tail.seq + 1, cycle, commitHash: randomBytes(16).toString("hex") });
+        tails.set(disk.diskId, {
+          seq: tail.seq + 1,
+          cycle,
+          commitHash: randomBytes(16).toString("hex"),
+          sourceLife: own.sourceLife,
+        });
       }
       done.push({ diskId: disk.diskId, epoch, ...tails.get(disk.diskId)! });
     }
