@@ -1,11 +1,12 @@
 /**
- * A realistic image: an ext4 file system with real files, those of this machine's /usr, up to `fileBytes`. Made once and kept in the per-user cache.
+ * A realistic image: an ext4 file system with real files, those of this machine's /usr, up to `fileBytes`, hard links kept.
+ * Made once and kept in the per-user cache.
  */
 import { execFile } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, lstatSync, renameSync, rmSync, statSync } from "node:fs";
-import { cp } from "node:fs/promises";
+import { cp, link } from "node:fs/promises";
 import { homedir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 
 const run = promisify(execFile);
@@ -18,18 +19,26 @@ export async function benchImage({
   readonly fileBytes: number;
 }): Promise<string> {
   const folder = join(process.env["XDG_CACHE_HOME"] ?? join(homedir(), ".cache"), "leeward", "bench");
-  const image = join(folder, `disk-${sizeBytes}-${fileBytes}.img`);
+  const image = join(folder, `disk2-${sizeBytes}-${fileBytes}.img`);
   if (existsSync(image)) return image;
   mkdirSync(folder, { recursive: true });
   const tree = `${image}.tree`;
   const draft = `${image}.draft`;
   rmSync(tree, { recursive: true, force: true });
   let left = fileBytes;
+  const linked = new Map<number, string>();
   for (const file of filesBelow("/usr")) {
     if (left <= 0) break;
-    const { size } = statSync(file);
+    const { size, nlink, ino } = statSync(file);
+    const first = linked.get(ino);
+    if (first !== undefined) {
+      mkdirSync(dirname(join(tree, file)), { recursive: true });
+      await link(join(tree, first), join(tree, file));
+      continue;
+    }
     if (size > left) continue;
     left -= size;
+    if (nlink > 1) linked.set(ino, file);
     await cp(file, join(tree, file), { recursive: true });
   }
   await run("truncate", ["-s", String(sizeBytes), draft]);

@@ -52,6 +52,7 @@ export interface Activities {
     readonly groupId: string;
     readonly operationId: string;
     readonly timeoutMs: number;
+    readonly detached?: boolean;
   }): Promise<{ readonly barrier: number; readonly cutAtMs: number }>;
   bookmark(input: {
     readonly site: string;
@@ -90,8 +91,15 @@ export interface Activities {
     readonly machineId: string;
     readonly timeoutMs: number;
   }): Promise<{ readonly ready: boolean; readonly running: boolean; readonly detail: string }>;
-  /** Machines of those names as a site's hypervisor knows them; `unknown`: it has none. */
-  findMachines(input: { readonly site: string; readonly names: readonly string[] }): Promise<readonly FoundMachine[]>;
+  /**
+   * Machines as a site's hypervisor knows them, one for each name: by the taps that their disks are attached to, else by name; `unknown`: it has none.
+   * `tapUrls` goes with `names`.
+   */
+  findMachines(input: {
+    readonly site: string;
+    readonly names: readonly string[];
+    readonly tapUrls?: readonly (readonly string[])[];
+  }): Promise<readonly FoundMachine[]>;
   /** Ask the guests to shut down, beside each other. Those that still run after `timeoutMs` are named, not powered off. */
   shutdownMachines(input: {
     readonly site: string;

@@ -63,7 +63,7 @@ export function createActivities(dependencies: ActivityDependencies): Activities
     startMachine: beating(async ({ site, machineId }) => await hypervisor(site).start(machineId)),
     destroyMachine: beating(async ({ site, machineId }) => await absentIsFine(hypervisor(site).destroy(machineId))),
     awaitReady: beating(async (input) => await awaitReady(hypervisor(input.site), answers, clock, input)),
-    findMachines: beating(async ({ site, names }) => await findMachines(hypervisor(site), names)),
+    findMachines: beating(async ({ site, ...wanted }) => await findMachines(hypervisor(site), wanted)),
     shutdownMachines: beating(async (input) => await shutdownMachines(hypervisor(input.site), input)),
     startMachines: beating(async ({ site, machineIds }) => {
       for (const machineId of machineIds) await hypervisor(site).start(machineId);

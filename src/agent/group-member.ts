@@ -240,6 +240,7 @@ export function createGroupMember(options: {
       sizeBytes: status.sizeBytes,
       sectorBytes: 512,
       tapUrl: status.url,
+      clients: status.clients,
       unsyncedBytes: status.unsyncedBytes,
       remainingBytes: Math.max(0, status.unsyncedBytes - open.sweptBytes(status)),
       dirtyBytes: status.dirtyBytes,

@@ -202,6 +202,13 @@ export function ensureCredentials(layout: Layout, site: SiteName): { accessKey: 
   return readJsonFile(file) as { accessKey: string; secretKey: string };
 }
 
+/** What flows through a role lies in buffers outside the heap; the default young generation only grows until it fills tens of megabytes. */
+const ROLE_FLAGS = ["--max-semi-space-size=8"];
+
+function withFlags([program, ...rest]: readonly string[], flags: readonly string[]): string[] {
+  return program === undefined ? [] : [program, ...flags, ...rest];
+}
+
 /** The processes of one site, in the order in which they are started. */
 export function siteProcesses(layout: Layout, site: SiteName): ProcessSpec[] {
   const folder = siteFolder(layout.state, site);
@@ -257,7 +264,7 @@ export function siteProcesses(layout: Layout, site: SiteName): ProcessSpec[] {
   const roles = enrolledRoles(layout)
     .filter((role) => role.site === site)
     .map((role) =>
-      spec(role.role, [...layout.leeward, role.role, "--config", role.configFile], {
+      spec(role.role, [...withFlags(layout.leeward, ROLE_FLAGS), role.role, "--config", role.configFile], {
         needs: [role.configFile, join(role.identityFolder, "cert.pem")],
       }),
     );

@@ -46,6 +46,8 @@ export interface Machine {
   readonly power: "off" | "running" | "paused";
   readonly config: MachineConfig;
   readonly forwards: readonly { readonly hostPort: number; readonly guestPort: number }[];
+  /** As it was created with. */
+  readonly disks?: readonly MachineDisk[];
   /** The last lines of the serial console, for a person. */
   readonly consoleTail: string;
   readonly startedAtMs?: number;

@@ -10,8 +10,11 @@ export interface ProcessServer {
 
   groupState(params: { readonly groupId: string }): Promise<SourceState>;
 
-  /** Cut now, and resolve once the barrier is committed at the target. NO_POINT while a sweep is running. */
-  cutNow(params: { readonly groupId: string; readonly operationId: string; readonly timeoutMs: number }): Promise<{ readonly barrier: number; readonly cutAtMs: number }>;
+  /**
+   * Cut now, and resolve once the barrier is committed at the target. NO_POINT while a sweep is running. With `detached`, only a cut counts at which no
+   * client had any of the disks attached: nothing that was ever written is missing from it. TIMED_OUT names the disks that still are.
+   */
+  cutNow(params: { readonly groupId: string; readonly operationId: string; readonly timeoutMs: number; readonly detached?: boolean }): Promise<{ readonly barrier: number; readonly cutAtMs: number }>;
 
   listAgents(params: Record<string, never>): Promise<readonly { readonly machine: string; readonly connected: boolean; readonly bootId: string; readonly disks: readonly DiskReport[] }[]>;
 }

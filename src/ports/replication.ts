@@ -41,6 +41,8 @@ export interface DiskReport {
   readonly sizeBytes: number;
   readonly sectorBytes: number;
   readonly tapUrl?: string;
+  /** Clients that have the disk attached at the tap; undefined when its agent is too old to say. */
+  readonly clients?: number;
   /** Bytes that the sweep (initial sync, resync) has still to read. */
   readonly unsyncedBytes: number;
   readonly dirtyBytes: number;

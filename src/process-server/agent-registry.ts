@@ -183,6 +183,7 @@ export function readAgentDisks(fields: Fields): AgentDisk[] {
       sizeBytes: readWhole(disk, "sizeBytes"),
       sectorBytes: readWhole(disk, "sectorBytes"),
       ...(disk["tapUrl"] === undefined ? {} : { tapUrl: readText(disk, "tapUrl") }),
+      ...(disk["clients"] === undefined ? {} : { clients: readWhole(disk, "clients") }),
       unsyncedBytes: readWhole(disk, "unsyncedBytes"),
       remainingBytes: readWhole(disk, "remainingBytes"),
       dirtyBytes: readWhole(disk, "dirtyBytes"),

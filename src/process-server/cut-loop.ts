@@ -30,6 +30,7 @@ const SWEEP_MS_MAX = 10_000;
 const CUT_ATTEMPTS = 4;
 const CUT_RETRY_MS = 150;
 const FAILED_PAUSE_MS = 500;
+const DETACHED_PAUSE_MS = 500;
 const BLOCKED_PAUSE_MS = 1_000;
 /** Cutting begins again when the spool is at least this empty. */
 const SPOOL_SHARE_TO_BEGIN = 0.8;
@@ -260,9 +261,13 @@ function isKnown(code: string): Fault["code"] {
 
 /** Ms until the next cut is due. The first point is made as soon as it can be. */
 function dueInMs(group: GroupContext): number {
-  if (group.cutRequests.size > 0) return 0;
   if (group.cleanCutDue) return 0;
-  return Math.max(0, group.file.memory.cutAtMs + group.order.intervalMs - group.clock.now());
+  // One that waits for the machines to be off is tried again and again, not without a pause.
+  const soon = [...group.cutRequests].map((request) =>
+    request.detached && group.file.memory.cutAtMs >= request.askedAtMs ? DETACHED_PAUSE_MS : 0,
+  );
+  const pauseMs = Math.min(group.order.intervalMs, ...soon);
+  return Math.max(0, group.file.memory.cutAtMs + pauseMs - group.clock.now());
 }
 
 /** While nobody drains the spool, what is to be cut must fit. */

@@ -71,6 +71,8 @@ export interface GroupContext extends GroupDeps {
 
 export interface CutRequest {
   readonly askedAtMs: number;
+  /** Only a cut at which no client had a disk attached. */
+  readonly detached: boolean;
   readonly resolve: (cut: { readonly barrier: number; readonly cutAtMs: number }) => void;
   readonly reject: (fault: Fault) => void;
 }

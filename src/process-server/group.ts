@@ -38,6 +38,7 @@ export interface Group {
   cutNow(request: {
     readonly operationId: string;
     readonly timeoutMs: number;
+    readonly detached?: boolean;
   }): Promise<{ readonly barrier: number; readonly cutAtMs: number }>;
   state(): SourceState;
   /** Ends the loops; settles when they have. */
@@ -102,10 +103,10 @@ export function startGroup(
         if (cycle.fault === undefined) giveUp(group, cycle.number, error);
       }
     },
-    cutNow({ operationId, timeoutMs }) {
+    cutNow({ operationId, timeoutMs, detached = false }) {
       const known = operations.get(operationId);
       if (known !== undefined) return known;
-      const cut = requestCut(group, timeoutMs);
+      const cut = requestCut(group, timeoutMs, detached);
       operations.set(operationId, cut);
       // Only answers are repeated; what failed may be asked for again.
       cut.catch(() => operations.delete(operationId));
@@ -204,9 +205,21 @@ async function takePayload(group: GroupContext, cycle: Cycle, { diskId, payload,
   }
 }
 
+/** Why a cut of resting disks is not made. */
+function attachedFault(group: GroupContext): Fault | undefined {
+  const attached = reportedDisks(group).filter((disk) => disk.clients !== 0);
+  if (attached.length === 0) return undefined;
+  return new Fault(
+    "REFUSED",
+    `Disk ${attached.map((disk) => `"${disk.source}"`).join(", ")} is still attached to a running machine, expected none`,
+    { hint: "Shut that machine down, then repeat" },
+  );
+}
+
 function requestCut(
   group: GroupContext,
   timeoutMs: number,
+  detached: boolean,
 ): Promise<{ readonly barrier: number; readonly cutAtMs: number }> {
   if (isFenced(group)) return Promise.reject(fencedFault(group));
   const { promise, resolve, reject } = Promise.withResolvers<{ readonly barrier: number; readonly cutAtMs: number }>();
@@ -216,6 +229,7 @@ function requestCut(
   };
   const request: CutRequest = {
     askedAtMs: group.clock.now(),
+    detached,
     resolve: (cut) => {
       end();
       resolve(cut);
@@ -226,7 +240,7 @@ function requestCut(
     },
   };
   const timer = setTimeout(() => {
-    const why = group.cutFault ?? group.streamFault;
+    const why = group.cutFault ?? group.streamFault ?? (detached ? attachedFault(group) : undefined);
     request.reject(
       new Fault(
         "TIMED_OUT",

@@ -120,7 +120,7 @@ export async function startProcessServer(options: ProcessServerOptions): Promise
       }));
     },
     groupState: async ({ groupId }) => existing(groupId).state(),
-    cutNow: async ({ groupId, operationId, timeoutMs }) => existing(groupId).cutNow({ operationId, timeoutMs }),
+    cutNow: async ({ groupId, ...request }) => existing(groupId).cutNow(request),
     listAgents: async () => agents.known,
     async close() {
       await listener.close();

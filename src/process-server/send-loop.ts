@@ -240,7 +240,9 @@ async function committed(group: GroupContext, cycle: Cycle, answer: CommitAnswer
   group.log.debug("Cycle committed", { cycle: cycle.number, barrier: answer.barrierNumber });
   if (answer.barrier) {
     for (const request of [...group.cutRequests]) {
-      if (cycle.cutAtMs >= request.askedAtMs)
+      // As they were right after the cut: nobody there, and nothing written since.
+      const rested = cycle.disks.every((disk) => disk.clients === 0 && disk.dirtyBytes === 0);
+      if (cycle.cutAtMs >= request.askedAtMs && (rested || !request.detached))
         request.resolve({ barrier: answer.barrierNumber, cutAtMs: cycle.cutAtMs });
     }
   }

@@ -70,6 +70,8 @@ export async function emptySource(input: FailoverInput, run: Runbook): Promise<n
           groupId: input.groupId,
           operationId: `${input.operationId}-cut`,
           timeoutMs: FINAL_CUT_MS,
+          // Whoever shut them down: only resting disks make a cut that loses nothing.
+          detached: true,
         },
         { ...at, summary: "final cut, after power-off", budgetMs: FINAL_CUT_MS + 15_000 },
       );
@@ -140,7 +142,11 @@ async function shutDown(
   const names = input.machines.map((machine) => machine.name);
   source.found = await act(
     "findMachines",
-    { site: input.sourceSite, names },
+    {
+      site: input.sourceSite,
+      names,
+      tapUrls: input.machines.map(({ disks }) => disks.flatMap(({ tapUrl }) => tapUrl ?? [])),
+    },
     { ...at, summary: `find ${names.join(", ")} at ${input.sourceSite}`, budgetMs: 15_000 },
   );
   const on = source.found.filter((machine) => machine.power !== "off" && machine.power !== "unknown");
@@ -163,7 +169,7 @@ async function shutDown(
     .filter((machine) => machine.machineId !== undefined && still.includes(machine.machineId))
     .map((machine) => machine.name);
   const words = (machine: FoundMachine): string => {
-    if (machine.power === "unknown") return "not known to the hypervisor there: it must be off already";
+    if (machine.power === "unknown") return "not known to the hypervisor there: it must be off already, its taps will tell";
     if (machine.power === "off") return "was off";
     return running.includes(machine.name) ? "still running" : "shut down";
   };

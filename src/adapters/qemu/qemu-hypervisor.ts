@@ -85,6 +85,7 @@ export function createQemuHypervisor(options: QemuOptions): Hypervisor {
       power: running === undefined ? "off" : await powerOf(running),
       config: record.config,
       forwards: record.forwards,
+      disks: record.disks,
       consoleTail: await readTail(path.join(folder, CONSOLE_FILE)),
       ...(record.startedAtMs === undefined || running === undefined ? {} : { startedAtMs: record.startedAtMs }),
     };

@@ -63,7 +63,7 @@ export const PROCESS_SERVER_METHODS: Readonly<Record<keyof ProcessServer, RelayM
   inspectDisks: { fields: { machine: "string", sources: "array", groupId: "string" }, bound: quick },
   groupState: { fields: { groupId: "string" }, bound: quick },
   cutNow: {
-    fields: { groupId: "string", operationId: "string", timeoutMs: "number" },
+    fields: { groupId: "string", operationId: "string", timeoutMs: "number" }, // And perhaps `detached`.
     bound: (params) => number(params["timeoutMs"]) + MARGIN_MS,
   },
   listAgents: { fields: {}, bound: quick },

@@ -77,6 +77,7 @@ export async function openTapDisk(config: TapDiskConfig, options: TapDiskOptions
         image: config.image,
         sizeBytes: opened.sizeBytes,
         url: tapUrl(config.diskId, config.socket),
+        clients: server.sessions().length,
         tracker: { bootId: intent.bootId, generation: intent.generation },
         ...opened.numbers(newPeriod),
       }),

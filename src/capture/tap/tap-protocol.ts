@@ -72,6 +72,8 @@ export interface TapDiskStatus {
   /** Which life of the tracker this is: another boot id or generation means that outstanding cuts of before are gone. */
   readonly tracker: { readonly bootId: string; readonly generation: number };
   readonly unsyncedBytes: number;
+  /** Clients that have the disk attached now. */
+  readonly clients: number;
   /** Why there is something to sweep; "" when there is not. */
   readonly sweepReason: string;
   readonly dirtyBytes: number;
