@@ -69,13 +69,11 @@ async function race(context: StoreContext, key: string, made: string[]): Promise
 
 async function readBack(context: StoreContext, key: string, made: string[]): Promise<void> {
   const options = storeOptions(context);
-  const missing = await context.store.get(key, options).then(
-    () => undefined,
-    (error: unknown) => error,
-  );
-  if (!isFault(missing, "OBJECT_MISSING")) {
-    if (missing !== undefined) throw missing;
+  try {
+    await context.store.get(key, options);
     throw unsafe("an object that was never created can be read");
+  } catch (error) {
+    if (!isFault(error, "OBJECT_MISSING")) throw error;
   }
   made.push(key);
   const body = context.random.bytes(BODY_BYTES);

@@ -65,9 +65,16 @@ export function frameRecordBytes(plainBlocks: number, storedBytes: number, codec
 export function writeFrameHeader(
   view: DataView,
   at: number,
-  frame: { readonly block: number; readonly blocks: number; readonly codec: FrameCodec; readonly kind: FrameKind; readonly storedBytes: number },
+  frame: {
+    readonly block: number;
+    readonly blocks: number;
+    readonly codec: FrameCodec;
+    readonly kind: FrameKind;
+    readonly storedBytes: number;
+  },
 ): void {
-  if (frame.blocks < 1 || (frame.codec !== CODEC_ZERO && frame.blocks > MAX_FRAME_BLOCKS)) throw new RangeError(`Frame of ${frame.blocks} blocks`);
+  if (frame.blocks < 1 || (frame.codec !== CODEC_ZERO && frame.blocks > MAX_FRAME_BLOCKS))
+    throw new RangeError(`Frame of ${frame.blocks} blocks`);
   view.setUint32(at, frame.storedBytes, true);
   view.setUint32(at + 4, frame.blocks, true);
   view.setUint32(at + 8, frame.block % 2 ** 32, true);
@@ -92,12 +99,20 @@ export function* readFrameRecords(payload: Uint8Array): Generator<FrameRecord> {
     if (blocks < 1 || (codec !== CODEC_ZERO && blocks > MAX_FRAME_BLOCKS)) throw invalid(`run of ${blocks} blocks`, at);
     if (codec === CODEC_ZERO && storedBytes !== 0) throw invalid("zero run with data", at);
     if (codec === CODEC_RAW && storedBytes !== blocks * BLOCK_SIZE) throw invalid("raw run of another length", at);
-    if (codec === CODEC_ZSTD && (storedBytes < 1 || storedBytes >= blocks * BLOCK_SIZE)) throw invalid("compressed run of no use", at);
+    if (codec === CODEC_ZSTD && (storedBytes < 1 || storedBytes >= blocks * BLOCK_SIZE))
+      throw invalid("compressed run of no use", at);
     const digestsAt = at + FRAME_HEADER_BYTES;
     const dataAt = digestsAt + (codec === CODEC_ZERO ? 0 : digestCount(blocks) * DIGEST_BYTES);
     const end = dataAt + storedBytes;
     if (end > payload.length) throw invalid("record is cut off", at);
-    yield { block, blocks, codec, kind, digests: payload.subarray(digestsAt, dataAt), stored: payload.subarray(dataAt, end) };
+    yield {
+      block,
+      blocks,
+      codec,
+      kind,
+      digests: payload.subarray(digestsAt, dataAt),
+      stored: payload.subarray(dataAt, end),
+    };
     at = end;
   }
 }

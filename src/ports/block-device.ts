@@ -18,7 +18,11 @@ export interface BlockDevice {
   /** All writes that were completed before the call are durable when it settles. */
   flush(): void | Promise<void>;
   /** The range reads as zeroes afterwards. `mayTrim` allows to free the space. */
-  zero(offset: number, length: number, options?: { readonly mayTrim?: boolean; readonly fua?: boolean }): void | Promise<void>;
+  zero(
+    offset: number,
+    length: number,
+    options?: { readonly mayTrim?: boolean; readonly fua?: boolean },
+  ): void | Promise<void>;
   /** A hint that the range is not needed; what it reads as afterwards is the device's choice, but stable. */
   trim(offset: number, length: number): void | Promise<void>;
   /** Allocation of the range in order, covering it without gaps; undefined when unknown. */

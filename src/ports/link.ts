@@ -24,7 +24,11 @@ export interface PeerIdentity {
 export interface Peer {
   readonly identity: PeerIdentity;
   /** Throws the remote Fault, PEER_UNREACHABLE when the link ends first, TIMED_OUT after `timeoutMs` (default 30 000). */
-  call(method: string, params: JsonObject, options?: { readonly timeoutMs?: number; readonly signal?: AbortSignal }): Promise<JsonValue>;
+  call(
+    method: string,
+    params: JsonObject,
+    options?: { readonly timeoutMs?: number; readonly signal?: AbortSignal },
+  ): Promise<JsonValue>;
   /** Resolves when the message is handed to the socket and the send buffer is below its bound. `payload` may be reused then. */
   notify(method: string, params: JsonObject, payload?: Uint8Array): Promise<void>;
   readonly closed: Promise<Fault | undefined>;
@@ -49,7 +53,10 @@ export interface Address {
 export interface Link {
   readonly self: PeerIdentity;
   /** Throws PEER_UNREACHABLE, CREDENTIALS_REJECTED; PEER_REJECTED when the peer is not of the expected role. */
-  dial(address: Address, options: { readonly expect: Role; readonly handlers: Handlers; readonly signal?: AbortSignal }): Promise<Peer>;
+  dial(
+    address: Address,
+    options: { readonly expect: Role; readonly handlers: Handlers; readonly signal?: AbortSignal },
+  ): Promise<Peer>;
   /** `accept` decides per peer and returns its handlers; throwing a Fault rejects the peer with it. Port 0 picks a free one. */
   listen(address: Address, accept: (peer: Peer) => Handlers): Promise<Listener>;
 }

@@ -22,13 +22,19 @@ export interface ObjectStore {
    * The object, or the given range of it. A range past the end yields what there is (possibly less than asked).
    * Throws OBJECT_MISSING, STORE_UNAVAILABLE (retried inside, bounded), STORE_DENIED.
    */
-  get(key: string, options?: StoreOptions & { readonly range?: { readonly offset: number; readonly length: number } }): Promise<Uint8Array>;
+  get(
+    key: string,
+    options?: StoreOptions & { readonly range?: { readonly offset: number; readonly length: number } },
+  ): Promise<Uint8Array>;
 
   /** Size in bytes, or undefined when there is no such object. Throws like `get`. */
   head(key: string, options?: StoreOptions): Promise<{ readonly size: number } | undefined>;
 
   /** Objects whose key starts with `prefix` and sorts after `startAfter`. */
-  list(prefix: string, options?: StoreOptions & { readonly startAfter?: string; readonly limit?: number }): AsyncIterable<ObjectEntry>;
+  list(
+    prefix: string,
+    options?: StoreOptions & { readonly startAfter?: string; readonly limit?: number },
+  ): AsyncIterable<ObjectEntry>;
 
   /** Delete; a key that is not there is no error. */
   delete(keys: readonly string[], options?: StoreOptions): Promise<void>;

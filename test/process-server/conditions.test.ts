@@ -232,7 +232,9 @@ test(
     await mover.goAway();
     await site.startProcessServer();
     const numberNow = (): number => {
-      const file = readdirSync(home, { recursive: true, encoding: "utf8" }).find((name) => name.endsWith("group.json"))!;
+      const file = readdirSync(home, { recursive: true, encoding: "utf8" }).find((name) =>
+        name.endsWith("group.json"),
+      )!;
       return (JSON.parse(readFileSync(join(home, file), "utf8")) as { cycle: number }).cycle;
     };
     await write(200, numbered(2, 1, 200));

@@ -295,7 +295,12 @@ export async function collector(world: World, actor: Actor): Promise<void> {
       const { epoch, commitHash, cycle, cutAtMs, writerId } = header;
       world.collections++;
       note(world, actor, `collects ${key} up to ${seq}`);
-      world.checkpoints.set(key, { epoch, seq, commitHash, data: { epoch, seq, commitHash, cycle, cutAtMs, writerId } });
+      world.checkpoints.set(key, {
+        epoch,
+        seq,
+        commitHash,
+        data: { epoch, seq, commitHash, cycle, cutAtMs, writerId },
+      });
       const names = group.disk(diskId).names;
       const newest = Math.max(...world.store.slots.get(key)!.keys());
       const gone = Array.from({ length: seq - before }, (_, index) => before + 1 + index)
