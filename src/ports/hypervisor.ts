@@ -5,8 +5,16 @@
  */
 export interface Hypervisor {
   readonly kind: string;
+  /** What this one can do; callers plan by it, and the contract suite holds it to its word. */
+  readonly capabilities?: HypervisorCapabilities;
   /** Create (or find) a machine that is powered off. The same operation and name yields the same machine. */
-  createMachine(request: { readonly operationId: string; readonly name: string; readonly config: MachineConfig; readonly disks: readonly MachineDisk[]; readonly network: MachineNetwork }): Promise<Machine>;
+  createMachine(request: {
+    readonly operationId: string;
+    readonly name: string;
+    readonly config: MachineConfig;
+    readonly disks: readonly MachineDisk[];
+    readonly network: MachineNetwork;
+  }): Promise<Machine>;
   start(machineId: string): Promise<Machine>;
   /** Ask the guest to shut down; resolves when it is off. TIMED_OUT after `timeoutMs`: then it still runs. */
   shutdown(machineId: string, options: { readonly timeoutMs: number }): Promise<Machine>;
@@ -15,6 +23,27 @@ export interface Hypervisor {
   list(filter?: { readonly operationId?: string }): Promise<readonly Machine[]>;
   /** Power off and forget; not there is no error. Disks are not touched. */
   destroy(machineId: string): Promise<void>;
+  /** The disk is in the machine afterwards, once. REFUSED while it runs without `hotPlug`; IMAGE_IN_USE with `exclusiveDisks`. */
+  attachDisk?(machineId: string, disk: MachineDisk): Promise<Machine>;
+  /** The disk is not in the machine afterwards; its bytes are not touched. */
+  detachDisk?(machineId: string, diskId: string): Promise<Machine>;
+  /** Everything there, ours or not; only where there is more than what we made. */
+  inventory?(): Promise<Inventory>;
+}
+
+/** Where hypervisors differ. A caller asks this and not `kind`. */
+export interface HypervisorCapabilities {
+  /** How a disk is given: by the URL of a block server, or as a file on a datastore. */
+  readonly disks: "nbd" | "datastore";
+  readonly firmware: readonly MachineConfig["firmware"][];
+  /** Ports of the guest appear on this host's loopback; otherwise the guest is reached at its own address. */
+  readonly forwards: boolean;
+  /** `consoleTail` holds what the machine's serial console says; otherwise it is empty. */
+  readonly console: boolean;
+  /** Disks come and go while the machine runs. */
+  readonly hotPlug: boolean;
+  /** A disk that is in one machine is refused to another. */
+  readonly exclusiveDisks: boolean;
 }
 
 /** Neutral of the hypervisor: captured at the source, used at the target, and on the way back. */
@@ -26,8 +55,12 @@ export interface MachineConfig {
 
 export interface MachineDisk {
   readonly diskId: string;
-  /** nbd+unix:///NAME?socket=PATH or nbd://HOST:PORT/NAME */
+  /** nbd+unix:///NAME?socket=PATH or nbd://HOST:PORT/NAME; or, as a file on a datastore, datastore://NAME/FOLDER/FILE.vmdk */
   readonly url: string;
+  /** Needed by `create`. */
+  readonly sizeBytes?: number;
+  /** Make the file on its datastore if it is not there. */
+  readonly create?: boolean;
   readonly bootIndex?: number;
 }
 
@@ -51,4 +84,23 @@ export interface Machine {
   /** The last lines of the serial console, for a person. */
   readonly consoleTail: string;
   readonly startedAtMs?: number;
+  /** What the tools inside the guest say; absent when there are none to ask. */
+  readonly guest?: { readonly ready: boolean; readonly addresses: readonly string[] };
+}
+
+export interface Inventory {
+  readonly machines: readonly InventoryMachine[];
+  readonly networks: readonly { readonly name: string }[];
+  readonly datastores: readonly { readonly name: string; readonly capacityBytes: number; readonly freeBytes: number }[];
+}
+
+export interface InventoryMachine {
+  /** As `inspect` takes it. */
+  readonly id: string;
+  /** Not unique. */
+  readonly name: string;
+  readonly power: Machine["power"];
+  readonly config: MachineConfig;
+  readonly disks: readonly { readonly url: string; readonly sizeBytes: number; readonly serial?: string }[];
+  readonly networks: readonly { readonly name: string; readonly mac: string }[];
 }

@@ -69,8 +69,14 @@ export const PROCESS_SERVER_METHODS: Readonly<Record<keyof ProcessServer, RelayM
   listAgents: { fields: {}, bound: quick },
 };
 
+/** What not every hypervisor has is asked of it where it is, not over a link. */
+type RelayedHypervisorMethod = Exclude<
+  keyof Hypervisor,
+  "kind" | "capabilities" | "attachDisk" | "detachDisk" | "inventory"
+>;
+
 /** Parameters are `{args: [...]}`. */
-export const HYPERVISOR_METHODS: Readonly<Record<Exclude<keyof Hypervisor, "kind">, RelayMethod>> = {
+export const HYPERVISOR_METHODS: Readonly<Record<RelayedHypervisorMethod, RelayMethod>> = {
   createMachine: { fields: ["object"], bound: () => 60_000 },
   start: { fields: ["string"], bound: () => 60_000 },
   shutdown: {
