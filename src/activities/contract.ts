@@ -66,6 +66,8 @@ export interface Activities {
     readonly site: string;
     readonly groupId: string;
     readonly selector: string;
+    /** The line that `latest` and times look along: this branch and what it came from. Ids and bookmarks may be on any branch. */
+    readonly branch?: string;
   }): Promise<RecoveryPoint>;
 
   // Recovery
@@ -74,6 +76,8 @@ export interface Activities {
     readonly groupId: string;
     readonly operationId: string;
     readonly activeSite: string;
+    /** The branch that goes on afterwards; left out, the one that was ended. */
+    readonly resume?: string;
   }): Promise<FenceResult>;
   openExport(input: {
     readonly site: string;
@@ -81,7 +85,12 @@ export interface Activities {
     readonly operationId: string;
     readonly point: string;
     readonly mode: ExportMode;
+    readonly reason?: "failover" | "changed-point";
+    /** Open it although it was closed, for this operation; with everything that was written. */
+    readonly reopen?: string;
   }): Promise<ExportStatus>;
+  /** Serve no more. Without `discard` a read-write export's last writes are in the store when this returns, and its overlay stays. */
+  closeExport(input: { readonly site: string; readonly operationId: string; readonly discard: boolean }): Promise<void>;
   createMachine(input: CreateMachineInput): Promise<Machine>;
   startMachine(input: { readonly site: string; readonly machineId: string }): Promise<Machine>;
   destroyMachine(input: { readonly site: string; readonly machineId: string }): Promise<void>;
@@ -106,6 +115,15 @@ export interface Activities {
     readonly machineIds: readonly string[];
     readonly timeoutMs: number;
   }): Promise<{ readonly stillRunning: readonly string[] }>;
+  /**
+   * All machines of an operation off, proven: guests are asked first, and powered off after `timeoutMs`; the hypervisor then says of
+   * each that it does not run. `forced` has the names of those that had to be.
+   */
+  stopMachines(input: {
+    readonly site: string;
+    readonly operationId: string;
+    readonly timeoutMs: number;
+  }): Promise<{ readonly forced: readonly string[] }>;
   startMachines(input: { readonly site: string; readonly machineIds: readonly string[] }): Promise<void>;
   /** Everything that an operation made at a site: its machines destroyed, its export closed. */
   removeOperation(input: {

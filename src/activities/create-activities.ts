@@ -5,10 +5,10 @@ import type { Hypervisor } from "#ports/hypervisor.ts";
 import type { MasterTarget } from "#ports/master-target.ts";
 import type { ProcessServer } from "#ports/process-server.ts";
 import type { RecoveryPoint, ReplicationOrder } from "#ports/replication.ts";
-import { selectPoint } from "#model/point-selector.ts";
+import { namesOnePoint, selectPoint } from "#model/point-selector.ts";
 import type { Activities } from "./contract.ts";
 import { beating, translating } from "./faults.ts";
-import { awaitReady, awaitTaps, awaitWorkflowEnd, findMachines, shutdownMachines } from "./waits.ts";
+import { awaitReady, awaitTaps, awaitWorkflowEnd, findMachines, shutdownMachines, stopMachines } from "./waits.ts";
 import { watchGroup, watchReplica } from "./watch.ts";
 
 export interface ActivityDependencies {
@@ -53,18 +53,18 @@ export function createActivities(dependencies: ActivityDependencies): Activities
 
     cutNow: beating(async ({ site, ...input }) => await processServer(site).cutNow(input)),
     bookmark: beating(async ({ site, ...input }) => await masterTarget(site).bookmark(input)),
-    choosePoint: beating(
-      async ({ site, groupId, selector }) => await choosePoint(masterTarget(site), groupId, selector),
-    ),
+    choosePoint: beating(async ({ site, ...input }) => await choosePoint(masterTarget(site), input)),
 
     fence: beating(async ({ site, ...input }) => await masterTarget(site).fence(input)),
     openExport: beating(async ({ site, ...input }) => await masterTarget(site).openExport(input)),
+    closeExport: beating(async ({ site, ...input }) => await absentIsFine(masterTarget(site).closeExport(input))),
     createMachine: beating(async ({ site, ...input }) => await hypervisor(site).createMachine(input)),
     startMachine: beating(async ({ site, machineId }) => await hypervisor(site).start(machineId)),
     destroyMachine: beating(async ({ site, machineId }) => await absentIsFine(hypervisor(site).destroy(machineId))),
     awaitReady: beating(async (input) => await awaitReady(hypervisor(input.site), answers, clock, input)),
     findMachines: beating(async ({ site, ...wanted }) => await findMachines(hypervisor(site), wanted)),
     shutdownMachines: beating(async (input) => await shutdownMachines(hypervisor(input.site), input)),
+    stopMachines: beating(async (input) => await stopMachines(hypervisor(input.site), input)),
     startMachines: beating(async ({ site, machineIds }) => {
       for (const machineId of machineIds) await hypervisor(site).start(machineId);
     }),
@@ -102,8 +102,12 @@ async function sourceState(
   }
 }
 
-async function choosePoint(masterTarget: MasterTarget, groupId: string, selector: string): Promise<RecoveryPoint> {
-  return selectPoint(await masterTarget.listPoints({ groupId }), selector);
+async function choosePoint(
+  masterTarget: MasterTarget,
+  { groupId, selector, branch }: { readonly groupId: string; readonly selector: string; readonly branch?: string },
+): Promise<RecoveryPoint> {
+  const onLine = branch !== undefined && !namesOnePoint(selector);
+  return selectPoint(await masterTarget.listPoints({ groupId, ...(onLine ? { branch } : {}) }), selector);
 }
 
 /** Machines first: an export is not closed under a machine that runs on it. */

@@ -117,6 +117,34 @@ export async function shutdownMachines(
   return { stillRunning: stillRunning.filter((machineId) => machineId !== undefined) };
 }
 
+export async function stopMachines(
+  hypervisor: Hypervisor,
+  input: Parameters<Activities["stopMachines"]>[0],
+): Promise<{ readonly forced: readonly string[] }> {
+  const machines = await hypervisor.list({ operationId: input.operationId });
+  const forced: string[] = [];
+  await Promise.all(
+    machines.map(async ({ id, name, power }) => {
+      if (power === "off") return;
+      try {
+        await hypervisor.shutdown(id, { timeoutMs: input.timeoutMs });
+      } catch (error) {
+        if (!isFault(error, "TIMED_OUT")) throw error;
+        forced.push(name);
+        await hypervisor.powerOff(id);
+      }
+    }),
+  );
+  // Said by the hypervisor, not concluded from answers to something else.
+  const still = (await hypervisor.list({ operationId: input.operationId })).filter(({ power }) => power !== "off");
+  if (still.length === 0) return { forced };
+  throw new Fault(
+    "HYPERVISOR_UNAVAILABLE",
+    `Machine ${still.map(({ name }) => `"${name}"`).join(", ")} still runs after it was powered off`,
+    { hint: "Power it off at its hypervisor" },
+  );
+}
+
 export async function awaitWorkflowEnd(
   isOpen: (workflowId: string, runId: string) => Promise<boolean>,
   clock: Clock,

@@ -16,8 +16,10 @@ export interface ExportRecord {
   /** read-write only. */
   readonly branch?: string;
   readonly groupEpoch?: number;
-  /** A closed export is not opened again: the operation is over. */
+  /** A closed export is not opened again but by who says that its operation is not over after all. */
   readonly closed: boolean;
+  /** Its overlay is deleted: nothing can open it again. */
+  readonly cleared?: boolean;
 }
 
 export interface ExportDisk {

@@ -18,6 +18,8 @@ export interface ExportSupervisor {
   find(operationId: string): ExportRecord | undefined;
   /** Throws REFUSED for an operation whose export was closed; what opening it throws. */
   open(record: ExportRecord): Promise<ExportStatus>;
+  /** As `open`, also when it was closed, or its close failed half-way; REFUSED when its overlay is gone. Who calls has the claim. */
+  reopen(operationId: string): Promise<ExportStatus>;
   /** Throws NOT_FOUND. */
   status(operationId: string): ExportStatus;
   close(request: { readonly operationId: string; readonly discard: boolean }): Promise<void>;
@@ -37,6 +39,8 @@ interface Export {
   record: ExportRecord;
   child: SupervisedChild | undefined;
   figures: ExportFigures;
+  /** A close was begun: its child serves no more. */
+  closing: boolean;
 }
 
 const OPEN_MS = 90_000;
@@ -75,7 +79,7 @@ export function exportSupervisor(deps: ExportSupervisorDeps): ExportSupervisor {
   return {
     async restore() {
       for (const record of await records.load()) {
-        const entry: Export = { record, child: undefined, figures: NO_FIGURES };
+        const entry: Export = { record, child: undefined, figures: NO_FIGURES, closing: false };
         exports.set(record.operationId, entry);
         if (!record.closed) startChild(entry);
       }
@@ -89,10 +93,28 @@ export function exportSupervisor(deps: ExportSupervisorDeps): ExportSupervisor {
             hint: "Start a new operation to export the point again.",
           });
         }
-        const entry: Export = known ?? { record, child: undefined, figures: NO_FIGURES };
+        const entry: Export = known ?? { record, child: undefined, figures: NO_FIGURES, closing: false };
         if (!known) {
           await records.save(record);
           exports.set(record.operationId, entry);
+        }
+        await startChild(entry).call("figures", {}, { timeoutMs: deps.openTimeoutMs ?? OPEN_MS });
+        return statusOf(entry);
+      }),
+    reopen: (operationId) =>
+      inTurn(operationId, async () => {
+        const entry = get(operationId);
+        if (entry.record.cleared === true) {
+          throw new Fault("REFUSED", `The overlay of operation "${operationId}" was deleted`, {
+            hint: "Export a point of its branch instead.",
+          });
+        }
+        if (entry.closing || entry.record.closed) {
+          await entry.child?.stop();
+          entry.child = undefined;
+          entry.record = { ...entry.record, closed: false };
+          await records.save(entry.record);
+          entry.closing = false;
         }
         await startChild(entry).call("figures", {}, { timeoutMs: deps.openTimeoutMs ?? OPEN_MS });
         return statusOf(entry);
@@ -102,6 +124,8 @@ export function exportSupervisor(deps: ExportSupervisorDeps): ExportSupervisor {
       inTurn(operationId, async () => {
         const entry = exports.get(operationId);
         if (!entry) return; // Never opened here, or its record is gone: there is nothing to close.
+        entry.closing = true;
+        const clears = discard || entry.record.mode !== "read-write";
         if (entry.child) {
           // A branch that was fenced or a discarded overlay that cannot be committed must not keep the export open for ever.
           const commit = entry.record.mode === "read-write";
@@ -110,11 +134,11 @@ export function exportSupervisor(deps: ExportSupervisorDeps): ExportSupervisor {
             log.warn("An export was closed without its last commit", { operationId, fault: error.toJSON() });
           });
         }
-        entry.record = { ...entry.record, closed: true };
+        entry.record = { ...entry.record, closed: true, ...(clears ? { cleared: true } : {}) };
         await records.save(entry.record);
         await entry.child?.stop();
         entry.child = undefined;
-        if (discard || entry.record.mode !== "read-write") await records.clear(entry.record);
+        if (clears) await records.clear(entry.record);
       }),
     list: (groupId) =>
       [...exports.values()]

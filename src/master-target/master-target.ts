@@ -12,7 +12,7 @@ import { isName } from "#model/format/fields.ts";
 import { parsePointId, storeNames } from "#model/format/object-names.ts";
 import type { Mac } from "#model/format/records.ts";
 import type { Log } from "#ports/log.ts";
-import type { ExportMode, ExportStatus, GroupDisk, MasterTarget } from "#ports/master-target.ts";
+import type { ExportStatus, GroupDisk, MasterTarget } from "#ports/master-target.ts";
 import type { Address } from "#ports/link.ts";
 import type { GroupProgress, RecoveryPoint } from "#ports/replication.ts";
 import { createOnce } from "../data-mover/create-once.ts";
@@ -112,7 +112,7 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
   const claimExportBranch = async (
     group: RegisteredGroup,
     point: RecoveryPoint,
-    operation: string,
+    { operation, reason }: { readonly operation: string; readonly reason: "failover" | "changed-point" },
   ): Promise<string> => {
     if (group.activeSite !== site) {
       throw new Fault(
@@ -128,7 +128,7 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
     const { groupEpoch } = group;
     for (const member of point.members) {
       const parent = { branch: member.branch, seq: member.seq, commitHash: member.commitHash };
-      await createBranch(context.disk(member.diskId), { branch, parent, reason: "failover", operation });
+      await createBranch(context.disk(member.diskId), { branch, parent, reason, operation });
     }
     for (const member of point.members) {
       await claimBranch(context.disk(member.diskId), { operation, groupEpoch, activeSite: site, branch, holder });
@@ -138,11 +138,12 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
 
   const makeRecord = async (
     group: RegisteredGroup,
-    request: { readonly operationId: string; readonly point: string; readonly mode: ExportMode },
+    request: Pick<Parameters<MasterTarget["openExport"]>[0], "operationId" | "point" | "mode" | "reason">,
   ): Promise<ExportRecord> => {
-    const { operationId, mode } = request;
+    const { operationId, mode, reason = "failover" } = request;
     const point = await pointOf(group, request.point);
-    const branch = mode === "read-write" ? await claimExportBranch(group, point, operationId) : undefined;
+    const branch =
+      mode === "read-write" ? await claimExportBranch(group, point, { operation: operationId, reason }) : undefined;
     return exportRecordOf({
       operationId,
       point,
@@ -151,6 +152,15 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
       socketOf: (index) => socketPath(deps.stateDir, operationId, index),
       ...(branch === undefined ? {} : { branch, groupEpoch: group.groupEpoch }),
     });
+  };
+
+  /** The branch of a closed export becomes the active one again, for `operation`; FENCED when a newer move has touched a disk. */
+  const claimAgain = async (group: RegisteredGroup, record: ExportRecord, operation: string): Promise<void> => {
+    const { branch, groupEpoch } = record;
+    if (branch === undefined || groupEpoch === undefined) return;
+    const context = await openGroup(group);
+    for (const { diskId } of record.disks)
+      await claimBranch(context.disk(diskId), { operation, groupEpoch, activeSite: site, branch, holder });
   };
 
   return {
@@ -208,9 +218,13 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
       throw new Fault("NOT_FOUND", `Group "${groupId}" was released meanwhile`, { details: { groupId } });
     },
 
-    async listPoints({ groupId, limit }) {
+    async listPoints({ groupId, limit, branch }) {
       const context = await openGroup(register.get(groupId));
-      return listPoints(context, { ...(limit === undefined ? {} : { limit }), bookmarks: await bookmarks() });
+      return listPoints(context, {
+        ...(limit === undefined ? {} : { limit }),
+        ...(branch === undefined ? {} : { branch }),
+        bookmarks: await bookmarks(),
+      });
     },
 
     async bookmark({ groupId, operationId, barrier, name }) {
@@ -218,15 +232,21 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
       return bookmark(context, { operation: operationId, barrier, name }, await bookmarks());
     },
 
-    async fence({ groupId, operationId, activeSite }) {
+    async fence({ groupId, operationId, activeSite, resume }) {
       const group = register.get(groupId);
       const context = await openGroup(group);
       const diskIds = group.disks.map(({ diskId }) => diskId);
-      const fenced = await fenceGroup(context, { operation: operationId, activeSite, disks: diskIds, holder });
+      const fenced = await fenceGroup(context, {
+        operation: operationId,
+        activeSite,
+        disks: diskIds,
+        holder,
+        ...(resume === undefined ? {} : { resume }),
+      });
       // A repeat of an older fence must not undo what a newer one has recorded.
       if (fenced.groupEpoch >= group.groupEpoch) {
         await register.put(
-          { ...group, activeSite, branch: fenced.branch, groupEpoch: fenced.groupEpoch },
+          { ...group, activeSite, branch: resume ?? fenced.branch, groupEpoch: fenced.groupEpoch },
           await store.storeId(),
         );
       }
@@ -234,10 +254,16 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
       return { groupEpoch: fenced.groupEpoch, newestPoint: fenced.newestPoint };
     },
 
-    async openExport({ groupId, operationId, point, mode }): Promise<ExportStatus> {
+    async openExport({ groupId, mode, reopen, ...request }): Promise<ExportStatus> {
+      const { operationId } = request;
       const group = register.get(groupId);
-      const record = exports.find(operationId) ?? (await makeRecord(group, { operationId, point, mode }));
-      if (record.groupId === groupId && record.mode === mode) return exports.open(record);
+      const known = exports.find(operationId);
+      const record = known ?? (await makeRecord(group, { ...request, mode }));
+      if (record.groupId === groupId && record.mode === mode) {
+        if (known === undefined || reopen === undefined) return exports.open(record);
+        await claimAgain(group, record, reopen);
+        return exports.reopen(operationId);
+      }
       throw new Fault(
         "REFUSED",
         `Operation "${operationId}" has an export of group "${record.groupId}" as ${record.mode} already`,

@@ -3,9 +3,12 @@
  *
  * ```
  * unprotected ─protect─► seeding ─seeded─► protected ─failover─► failing-over ─booted─► failed-over
- *      ▲                   │  ▲                │  ▲                  │
- *      └──── gave up ──────┘  └── undone ──────┼──┴───── undone ─────┘
- *      └──────────────── unprotected ──────────┘
+ *      ▲                   │  ▲                │  ▲                  │                  │  ▲  │
+ *      └──── gave up ──────┘  └── undone ──────┼──┴───── undone ─────┘                  │  │  └─commit─► committed
+ *      └──────────────── unprotected ──────────┘  ▲                                     │  │
+ *                                                 │               ┌──change point / undo┘  │
+ *                                                 │               ▼                        │
+ *                                                 └─ undone ─ changing-point, undoing ─────┘ changed, or not carried out
  * ```
  *
  * Invariants:
@@ -15,7 +18,18 @@
  *
  * Source: docs of the moves; the design's state picture of a protection group.
  */
-export type GroupPhase = "unprotected" | "seeding" | "protected" | "failing-over" | "failed-over" | "committed";
+export type GroupPhase =
+  "unprotected" | "seeding" | "protected" | "failing-over" | "failed-over" | "changing-point" | "undoing" | "committed";
+
+/** Phases in which a child workflow moves the group: it is waited for, and nothing else begins. */
+export function isMoving(phase: GroupPhase): boolean {
+  return phase === "failing-over" || phase === "changing-point" || phase === "undoing";
+}
+
+/** The group's machines are those at the target. */
+export function runsAtTarget(phase: GroupPhase): boolean {
+  return phase === "failed-over" || phase === "changing-point" || phase === "undoing" || phase === "committed";
+}
 
 export const GROUP_OPERATIONS = [
   "protect",
@@ -24,6 +38,9 @@ export const GROUP_OPERATIONS = [
   "bookmark",
   "failover",
   "planned-failover",
+  "change-point",
+  "commit",
+  "undo",
   "test-failover",
   "test-failover-cleanup",
   "unprotect",
@@ -44,6 +61,8 @@ export const CONDITIONS = {
   notAnswering: "NotAnswering",
   /** The source was reachable at the failover, but its machines could not be shut down. */
   sourceMayRun: "SourceMayRun",
+  /** An undo stopped the replica machines, and whether the replica was given back is not known. Only another undo ends it. */
+  undoUnfinished: "UndoUnfinished",
 } as const;
 export type GroupCondition = (typeof CONDITIONS)[keyof typeof CONDITIONS];
 
@@ -100,16 +119,26 @@ const PHASES: Readonly<Record<GroupOperation, readonly GroupPhase[]>> = {
   bookmark: ["protected"],
   failover: ["seeding", "protected"],
   "planned-failover": ["protected"],
+  "change-point": ["failed-over"],
+  commit: ["failed-over"],
+  undo: ["failed-over"],
   "test-failover": ["protected"],
-  "test-failover-cleanup": ["seeding", "protected", "failing-over", "failed-over", "committed"],
+  "test-failover-cleanup": [
+    "seeding",
+    "protected",
+    "failing-over",
+    "failed-over",
+    "changing-point",
+    "undoing",
+    "committed",
+  ],
   unprotect: ["seeding", "protected"],
 };
 
 function reason(facts: GroupFacts, operation: GroupOperation, options: MoveOptions): Reason | undefined {
   const has = (condition: GroupCondition): boolean => facts.conditions.includes(condition);
   if (has(CONDITIONS.unprotecting)) return { why: "its protection is being removed" };
-  if (!PHASES[operation].includes(facts.phase))
-    return { why: `${operation} needs ${PHASES[operation].map((phase) => `"${phase}"`).join(" or ")}` };
+  if (!PHASES[operation].includes(facts.phase)) return { why: wrongPhase(facts.phase, operation) };
   const type = `leeward failover ${facts.name} --source-lost`;
   switch (operation) {
     case "protect":
@@ -159,6 +188,19 @@ function reason(facts: GroupFacts, operation: GroupOperation, options: MoveOptio
         };
       }
       return undefined;
+    case "change-point":
+    case "commit":
+      return has(CONDITIONS.undoUnfinished)
+        ? { why: "its last undo is not finished", instead: `Type "leeward undo ${facts.name}" again` }
+        : undefined;
+    case "undo":
+      if (facts.sourceConnected === false) {
+        return {
+          why: "an undo gives the replica back to its source, and that is not connected",
+          instead: "Connect the source site's process server",
+        };
+      }
+      return undefined;
     case "test-failover":
       if (!facts.hasPoint)
         return { why: "it has no complete recovery point yet", instead: "Wait for the initial sync" };
@@ -184,8 +226,31 @@ function reason(facts: GroupFacts, operation: GroupOperation, options: MoveOptio
   }
 }
 
+/** The right to change point and to undo ends with a commit: that is worth saying. */
+function wrongPhase(phase: GroupPhase, operation: GroupOperation): string {
+  if (phase === "committed" && (operation === "undo" || operation === "change-point" || operation === "commit"))
+    return operation === "commit"
+      ? "it is committed already"
+      : "its failover was committed, which ended the right to it";
+  if (phase === "failing-over" && operation === "undo")
+    return "its failover still runs; cancelled before the boot, it undoes itself";
+  return `${operation} needs ${PHASES[operation].map((one) => `"${one}"`).join(" or ")}`;
+}
+
 export type PhaseEvent =
-  "protect" | "protect-failed" | "seeded" | "failover" | "failover-undone" | "booted" | "unprotect";
+  | "protect"
+  | "protect-failed"
+  | "seeded"
+  | "failover"
+  | "failover-undone"
+  | "booted"
+  | "unprotect"
+  | "change-point"
+  | "point-settled"
+  | "undo"
+  | "undone"
+  | "undo-failed"
+  | "commit";
 
 /**
  * The phase after `event`. `before` is the phase that a failover began in (needed for "failover-undone").
@@ -208,7 +273,17 @@ export function nextPhase(phase: GroupPhase, event: PhaseEvent, before: GroupPha
     case "failing-over failover-undone":
       return before;
     case "failing-over booted":
+    case "changing-point point-settled":
+    case "undoing undo-failed":
       return "failed-over";
+    case "failed-over change-point":
+      return "changing-point";
+    case "failed-over undo":
+      return "undoing";
+    case "undoing undone":
+      return "protected";
+    case "failed-over commit":
+      return "committed";
     default:
       throw new RangeError(`Event "${event}" in phase "${phase}"`);
   }

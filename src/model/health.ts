@@ -6,7 +6,7 @@
  * - no reason means healthy; the level of a group is that of its worst reason;
  * - only facts in, text out: the same facts give the same reasons.
  */
-import { CONDITIONS, type GroupPhase } from "./group-phase.ts";
+import { CONDITIONS, isMoving, type GroupPhase } from "./group-phase.ts";
 
 export type HealthLevel = "warning" | "critical";
 
@@ -76,7 +76,7 @@ export function isRpoBreach(reasons: readonly HealthReason[]): boolean {
 }
 
 function replicating(facts: HealthFacts): HealthReason[] {
-  if (facts.phase === "unprotected" || facts.phase === "failing-over") return [];
+  if (facts.phase === "unprotected" || isMoving(facts.phase)) return [];
   const lost = `If the site is lost, type "leeward failover ${facts.name} --source-lost"`;
   if (facts.conditions.includes(CONDITIONS.sourceFenced)) {
     return [
@@ -230,6 +230,14 @@ function conditional(facts: HealthFacts): HealthReason[] {
         "SOURCE_MAY_RUN",
         `Machines at site "${facts.sourceSite}" could not be shut down; what they write is not replicated`,
         "Power them off there, so that nobody works on them by mistake",
+      ),
+    );
+  if (has(CONDITIONS.undoUnfinished))
+    reasons.push(
+      critical(
+        "UNDO_UNFINISHED",
+        "The last undo stopped the replica machines and could not be carried through: the group runs nowhere",
+        `Type "leeward undo ${facts.name}" again: it goes on where it stopped`,
       ),
     );
   if (has(CONDITIONS.notAnswering))

@@ -41,13 +41,18 @@ export function selectPoint<Point extends SelectablePoint>(
   });
 }
 
+/** It means that point and no other, wherever it is; `latest` and times choose along a line of history. */
+export function namesOnePoint(selector: string): boolean {
+  return selector.startsWith("@") || POINT_ID.test(selector);
+}
+
 function criterion(selector: string, nowMs: number): (point: SelectablePoint) => boolean {
   // Every offered point is processed: it is in the store, chained and complete. Without a spool at the target the two are one.
   if (selector === "latest" || selector === "latest-processed") return () => true;
   if (selector === "latest-app") return (point) => point.consistency === "app";
   if (selector === "latest-verified") return (point) => point.grade === "verified";
   if (/^@.+/.test(selector)) return (point) => point.kind === "bookmark" && point.name === selector.slice(1);
-  if (/^\d{13}-[0-9a-f]{16}$/.test(selector)) return (point) => point.id === selector;
+  if (POINT_ID.test(selector)) return (point) => point.id === selector;
   const time = parseTime(selector);
   if (time !== undefined && time > nowMs) {
     throw new Fault("USAGE", `"${selector}" lies in the future`, {
@@ -62,6 +67,7 @@ function criterion(selector: string, nowMs: number): (point: SelectablePoint) =>
   });
 }
 
+const POINT_ID = /^\d{13}-[0-9a-f]{16}$/;
 const RFC_3339 = /^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?([Zz]|[+-]\d{2}:\d{2})$/;
 
 /** Milliseconds since 1970; undefined for what is no RFC 3339 time with a zone. */

@@ -74,7 +74,8 @@ export interface MasterTarget {
    */
   observeGroup(params: { readonly groupId: string; readonly cursor: string; readonly waitMs: number }): Promise<GroupProgress & { readonly cursor: string }>;
 
-  listPoints(params: { readonly groupId: string; readonly limit?: number }): Promise<readonly RecoveryPoint[]>;
+  /** Newest first. With `branch` only points on it, or on its parents before it left them; without, those of all branches. */
+  listPoints(params: { readonly groupId: string; readonly limit?: number; readonly branch?: string }): Promise<readonly RecoveryPoint[]>;
 
   /** Keep a barrier under a name. The same name twice with the same barrier is no error, with another one REFUSED. */
   bookmark(params: { readonly groupId: string; readonly operationId: string; readonly barrier: number; readonly name: string }): Promise<RecoveryPoint>;
@@ -82,16 +83,23 @@ export interface MasterTarget {
   /**
    * Take the group for `activeSite`: claim the group's next epoch, fence every disk on its branch, complete the barriers that are
    * durable on all members. After it returns no commit of an older epoch counts. Resumable; the same operation gets the same epoch.
+   * `resume` is the branch that goes on afterwards: for an undo the one that the source wrote; left out, the one that was ended.
    */
-  fence(params: { readonly groupId: string; readonly operationId: string; readonly activeSite: string }): Promise<FenceResult>;
+  fence(params: { readonly groupId: string; readonly operationId: string; readonly activeSite: string; readonly resume?: string }): Promise<FenceResult>;
 
-  /** The other way: the group goes on from its last commit with `activeSite` as the source again (undo before anything ran). */
+  /**
+   * A point as NBD devices. A read-write one begins a branch of its own. One that was closed is REFUSED, unless `reopen` names the
+   * operation that wants it back: then it goes on where it was, with all that was written, if nobody has moved the group since (FENCED).
+   */
   openExport(params: {
     readonly groupId: string;
     readonly operationId: string;
     /** A point id, or "latest". */
     readonly point: string;
     readonly mode: ExportMode;
+    /** Why a read-write export begins its branch; default "failover". */
+    readonly reason?: "failover" | "changed-point";
+    readonly reopen?: string;
   }): Promise<ExportStatus>;
   exportStatus(params: { readonly operationId: string }): Promise<ExportStatus>;
   /** Close, and with `discard` delete the overlay. A read-write export commits what it has first. */

@@ -15,7 +15,7 @@ export interface FailoverInput {
   readonly sourceSite: string;
   readonly targetSite: string;
   readonly machines: readonly ProtectedMachine[];
-  /** The order that stops the source, under a version that is reserved for it. */
+  /** The order that stops the source, under a version that is reserved for it. Its branch is the line that points are chosen on. */
   readonly stopOrder: ReplicationOrder;
   /** How long to wait for the machines to answer. */
   readonly answerMs?: number;

@@ -169,7 +169,8 @@ async function shutDown(
     .filter((machine) => machine.machineId !== undefined && still.includes(machine.machineId))
     .map((machine) => machine.name);
   const words = (machine: FoundMachine): string => {
-    if (machine.power === "unknown") return "not known to the hypervisor there: it must be off already, its taps will tell";
+    if (machine.power === "unknown")
+      return "not known to the hypervisor there: it must be off already, its taps will tell";
     if (machine.power === "off") return "was off";
     return running.includes(machine.name) ? "still running" : "shut down";
   };

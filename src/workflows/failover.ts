@@ -117,7 +117,7 @@ async function runFailover(
     const point = await run.step("choose point", async (note) => {
       const chosen = await act(
         "choosePoint",
-        { site: targetSite, groupId, selector: input.point },
+        { site: targetSite, groupId, selector: input.point, branch: input.stopOrder.branch },
         { ...at, summary: `choose point ${input.point}`, budgetMs: 30_000 },
       );
       if (atLeast !== undefined && chosen.barrier < atLeast) {
@@ -207,7 +207,13 @@ async function fence(
     run.undo("fence", async () => {
       const back = await act(
         "fence",
-        { site: targetSite, groupId, operationId: `${operationId}-undo`, activeSite: sourceSite },
+        {
+          site: targetSite,
+          groupId,
+          operationId: `${operationId}-undo`,
+          activeSite: sourceSite,
+          resume: input.stopOrder.branch,
+        },
         { ...at, summary: `undo: give the replica back to ${sourceSite}` },
       );
       outcome.epoch = back.groupEpoch;
@@ -221,7 +227,7 @@ async function fence(
           async () =>
             await act(
               "fence",
-              { site: targetSite, groupId, operationId, activeSite: targetSite },
+              { site: targetSite, groupId, operationId, activeSite: targetSite, resume: input.stopOrder.branch },
               { ...at, summary: `fence: from now on only ${targetSite} writes` },
             ),
         );

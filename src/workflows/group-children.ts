@@ -25,6 +25,7 @@ import {
   setCondition,
   type GroupRecord,
 } from "./group-record.ts";
+import { applyChangePoint, applyUndo, lostChange, lostUndo, newReplica } from "./group-moves.ts";
 import { startJanitor } from "./guard.ts";
 import {
   CONTROL_QUEUE,
@@ -34,7 +35,7 @@ import {
   type TestCleanupRequest,
   type TestFailoverRequest,
 } from "./messages.ts";
-import { childAttributes } from "./operation-view.ts";
+import { begun, childAttributes } from "./operation-view.ts";
 import { cleanUp, type FailoverOutcome, type OperationEnd } from "./signals.ts";
 import { testFailover } from "./test-failover.ts";
 import { now } from "./workflow-time.ts";
@@ -50,7 +51,7 @@ export async function beginFailover(
   const stopOrder = nextOrder(record, "stopped");
   record.phaseBefore = record.phase;
   record.phase = nextPhase(record.phase, "failover");
-  putOperation(record, begun(record, request.operationId, "failover", workflowId, request.by));
+  putOperation(record, begun(record, request, "failover", workflowId));
   const child = await startChild(failover, {
     workflowId,
     args: [
@@ -94,7 +95,7 @@ export async function beginTest(
 ): Promise<void> {
   record.test = { operationId: request.operationId, workflowId };
   setCondition(record, CONDITIONS.testing, true);
-  putOperation(record, begun(record, request.operationId, "testFailover", workflowId, request.by));
+  putOperation(record, begun(record, request, "testFailover", workflowId));
   const child = await startChild(testFailover, {
     workflowId,
     args: [
@@ -107,6 +108,7 @@ export async function beginTest(
         point: request.point,
         leaseMs: request.leaseMs,
         site: record.targetSite,
+        ...(record.branch === "" ? {} : { branch: record.branch }),
         machines: record.machines,
         ...(answerMs === undefined ? {} : { answerMs }),
       },
@@ -128,7 +130,7 @@ export async function beginCleanup(record: GroupRecord, request: TestCleanupRequ
   const { test } = record;
   if (test === undefined) throw new RangeError("Clean-up without a test; the validator let it pass");
   const running = operationOf(record, test.operationId)?.state === "running";
-  putOperation(record, begun(record, request.operationId, "cleanup", test.workflowId, request.by));
+  putOperation(record, begun(record, request, "cleanup", test.workflowId));
   if (running && (await askToEnd(test.workflowId, `asked by ${request.by}`)) && !request.force) return;
   if (!running) {
     await startJanitor(
@@ -160,6 +162,8 @@ export function applyEnd(record: GroupRecord, end: OperationEnd): void {
   if (operationOf(record, operationId)?.state !== "running") return;
   putOperation(record, end.operation);
   if (end.failover !== undefined) applyFailover(record, end.operation, end.failover);
+  if (end.changePoint !== undefined) applyChangePoint(record, end.operation, end.changePoint);
+  if (end.undo !== undefined) applyUndo(record, end.operation, end.undo);
   if (end.test !== undefined) {
     if (end.test.cleanupFailed) {
       setCondition(record, CONDITIONS.testing, false);
@@ -176,18 +180,13 @@ function applyFailover(record: GroupRecord, operation: OperationState, outcome: 
   if (outcome.booted) {
     record.phase = nextPhase(record.phase, "booted");
     record.activeSite = record.targetSite;
+    const sourceBranch = record.branch;
     if (outcome.branch !== undefined) record.branch = outcome.branch;
     setCondition(record, CONDITIONS.paused, false);
     setCondition(record, CONDITIONS.partial, outcome.partial);
     setCondition(record, CONDITIONS.notAnswering, !outcome.answering);
     delete record.targetFault;
-    record.replica = {
-      operationId: operation.operationId,
-      pointId: operation.pointId ?? "",
-      machines: (operation.machines ?? []).map(({ name, machineId }) => ({ name, machineId })),
-      machinesOff: [],
-      uncommittedSinceMs: 0,
-    };
+    record.replica = newReplica(operation, sourceBranch);
     return;
   }
   record.phase = nextPhase(record.phase, "failover-undone", record.phaseBefore);
@@ -218,7 +217,10 @@ export function applyLoss(record: GroupRecord, operationId: string): void {
         sourceMayRun: false,
       },
     });
-  } else if (operation.kind === "testFailover") applyEnd(record, { operation: ended, test: { cleanupFailed: true } });
+  } else if (operation.kind === "changePoint")
+    applyEnd(record, { operation: ended, changePoint: lostChange(operation) });
+  else if (operation.kind === "undo") applyEnd(record, { operation: ended, undo: lostUndo(operation) });
+  else if (operation.kind === "testFailover") applyEnd(record, { operation: ended, test: { cleanupFailed: true } });
   else putOperation(record, ended);
 }
 
@@ -248,28 +250,11 @@ function endCleanups(record: GroupRecord, fault: OperationState["fault"]): void 
   }
 }
 
-function begun(
-  record: GroupRecord,
-  operationId: string,
-  kind: OperationState["kind"],
-  workflowId: string,
-  by: string,
-): OperationState {
-  const steps = kind === "cleanup" ? [{ name: "clean up", state: "running" as const, startedAtMs: now() }] : [];
-  return {
-    operationId,
-    kind,
-    workflowId,
-    groupId: record.groupId,
-    by,
-    state: "running",
-    startedAtMs: now(),
-    waitsFor: kind === "cleanup" ? "machines and disks to be removed" : "its first step",
-    steps,
-  };
-}
-
 /** Ids of the workflows that a group starts. */
-export function childWorkflowId(groupId: string, kind: "failover" | "test", operationId: string): string {
+export function childWorkflowId(
+  groupId: string,
+  kind: "failover" | "change-point" | "undo" | "test",
+  operationId: string,
+): string {
   return `${groupWorkflowId(groupId)}/${kind}/${operationId}`;
 }

@@ -6,7 +6,13 @@
  * - `results` remembers the answers of the last 200 operations: an update id deduplicates within one run only, this does it for ever;
  * - `order.version` only grows; whoever wants to change the order takes the next number synchronously.
  */
-import { allowedOperations, CONDITIONS, type GroupCondition, type GroupFacts } from "#model/group-phase.ts";
+import {
+  allowedOperations,
+  CONDITIONS,
+  runsAtTarget,
+  type GroupCondition,
+  type GroupFacts,
+} from "#model/group-phase.ts";
 import { assessHealth, healthLevel, isRpoBreach, type HealthFacts } from "#model/health.ts";
 import type { ExportStatus, GroupDisk } from "#ports/master-target.ts";
 import type { GroupProgress, ReplicationOrder } from "#ports/replication.ts";
@@ -69,6 +75,12 @@ export interface ReplicaRecord {
   machinesOff: readonly string[];
   uncommittedSinceMs: number;
   fault?: FaultJson;
+  /** When its machines had started. */
+  startedAtMs?: number;
+  /** What the source wrote until the failover, and goes on with after an undo. */
+  sourceBranch?: string;
+  /** A move stopped it and was not carried through: it is to be opened again, for this operation. */
+  reopen?: string;
 }
 
 export interface RememberedResult {
@@ -224,8 +236,11 @@ export function factsOf(record: GroupRecord): GroupFacts {
     phase: record.phase,
     conditions: record.conditions,
     hasPoint: (record.progress?.barrier ?? 0) > 0,
+    // After a failover nobody watches the source's connection: it is asked when it matters.
     sourceConnected:
-      record.targetFault === undefined && record.connectionUnknown !== true ? record.progress?.connected : undefined,
+      !runsAtTarget(record.phase) && record.targetFault === undefined && record.connectionUnknown !== true
+        ? record.progress?.connected
+        : undefined,
   };
 }
 

@@ -8,10 +8,18 @@
  * - after an await a handler looks again: a failover may have begun.
  */
 import { CancellationScope, defineUpdate, setHandler } from "@temporalio/workflow";
-import { CONDITIONS, nextPhase, refusalOf, type GroupOperation, type MoveOptions } from "#model/group-phase.ts";
+import {
+  CONDITIONS,
+  nextPhase,
+  refusalOf,
+  type GroupOperation,
+  type MoveOptions,
+  type Refusal,
+} from "#model/group-phase.ts";
 import { Fault } from "#model/fault.ts";
 import { act, PRIORITY } from "./act.ts";
 import { failureOf, faultOf } from "./failures.ts";
+import { bookmark } from "./group-bookmark.ts";
 import { beginCleanup, beginFailover, beginTest, childWorkflowId, applyLoss, preemptTest } from "./group-children.ts";
 import {
   factsOf,
@@ -25,12 +33,16 @@ import {
   takeRequest,
   type GroupRecord,
 } from "./group-record.ts";
+import { beginChangePoint, beginUndo, commitFailover, setsAside } from "./group-moves.ts";
 import { orderAnew, putOrder } from "./group-protect.ts";
 import {
   groupWorkflowId,
   UPDATES,
   type BookmarkRequest,
+  type ChangePointRequest,
   type FailoverRequest,
+  type LeaveStarted,
+  type MoveRequest,
   type Operation,
   type OperationDone,
   type ProtectRequest,
@@ -38,11 +50,10 @@ import {
   type TestFailoverRequest,
   type UpdateResults,
 } from "./messages.ts";
-import { runOperation } from "./runbook.ts";
 import { protectFault } from "./protect-request.ts";
+import { assertSourceAnswers } from "./undo.ts";
 import { now } from "./workflow-time.ts";
 
-const BOOKMARK_MS = 60_000;
 const LEASE_MS_MIN = 1_000;
 
 /** What handlers share with the group's main loop. */
@@ -161,6 +172,39 @@ export function handleUpdates(group: Group): void {
     },
   });
 
+  on<ChangePointRequest, "changePoint">(group, "changePoint", {
+    operation: "change-point",
+    check: (request) =>
+      request.point === ""
+        ? new Fault("USAGE", `Point "${request.point}" is empty, expected which point to go on from`)
+        : undefined,
+    handle: async (request) =>
+      await beginMove(group, request, "change-point", async (child, lost) => {
+        await beginChangePoint(record, request, child, { answerMs: group.answerMs, lost });
+      }),
+  });
+
+  on<MoveRequest, "commit">(group, "commit", {
+    operation: "commit",
+    handle: async (request) => {
+      commitFailover(record, request, workflowId);
+      return done(record, request);
+    },
+  });
+
+  on<MoveRequest, "undo">(group, "undo", {
+    operation: "undo",
+    handle: async (request) => {
+      await assertSourceAnswers({ ...record, groupName: record.name });
+      // Somebody else may have begun a move meanwhile.
+      const refusal = refusalOf(factsOf(record), "undo");
+      if (refusal !== undefined) throw refused(record, refusal);
+      return await beginMove(group, request, "undo", async (child, lost) => {
+        await beginUndo(record, request, child, lost);
+      });
+    },
+  });
+
   on<TestFailoverRequest, "testFailoverStart">(group, "testFailoverStart", {
     operation: "test-failover",
     check: (request) =>
@@ -230,15 +274,45 @@ function on<Request extends Operation, Name extends keyof UpdateResults>(
           );
         const operation = typeof rule.operation === "string" ? rule.operation : rule.operation(request);
         const refusal = refusalOf(factsOf(record), operation, rule.options?.(request));
-        if (refusal !== undefined)
-          throw failureOf(
-            new Fault("REFUSED", refusal.message, { hint: refusal.hint, details: { phase: record.phase } }),
-          );
+        if (refusal !== undefined) throw failureOf(refused(record, refusal));
         const fault = rule.check?.(request);
         if (fault !== undefined) throw failureOf(fault);
       },
     },
   );
+}
+
+function refused(record: GroupRecord, { message, hint }: Refusal): Fault {
+  return new Fault("REFUSED", message, { hint, details: { phase: record.phase } });
+}
+
+/** Start a child that moves the group away from its replica, and answer with what that sets aside. */
+async function beginMove(
+  group: Group,
+  request: MoveRequest,
+  kind: "change-point" | "undo",
+  begin: (workflowId: string, lost: () => void) => Promise<void>,
+): Promise<LeaveStarted> {
+  const { record } = group;
+  const { operationId } = request;
+  const child = childWorkflowId(record.groupId, kind, operationId);
+  const epoch = kind === "undo" ? record.epoch + 1 : record.epoch;
+  const answer = remember(record, operationId, {
+    ...started(record, operationId, child, epoch),
+    setsAside: setsAside(record),
+  });
+  const beginning = begin(child, () => {
+    applyLoss(record, operationId);
+    group.show();
+  });
+  group.interrupt();
+  try {
+    await beginning;
+  } catch (error) {
+    applyLoss(record, operationId);
+    throw error;
+  }
+  return answer;
 }
 
 function done(record: GroupRecord, request: Operation): OperationDone {
@@ -273,6 +347,7 @@ async function giveBack(group: Group, request: Operation): Promise<void> {
         groupId: record.groupId,
         operationId: request.operationId,
         activeSite: record.sourceSite,
+        resume: record.branch,
       },
       { at: record.targetSite, summary: `give the replica back to ${record.sourceSite}`, priority: PRIORITY.failover },
     );
@@ -283,62 +358,4 @@ async function giveBack(group: Group, request: Operation): Promise<void> {
   } finally {
     group.givingBack = false;
   }
-}
-
-async function bookmark(group: Group, request: BookmarkRequest): Promise<UpdateResults["bookmark"]> {
-  const { record } = group;
-  const { groupId, sourceSite, targetSite } = record;
-  const { operationId, name } = request;
-  let point: UpdateResults["bookmark"] | undefined;
-  const { operation } = await runOperation(
-    { operationId, kind: "bookmark", workflowId: groupWorkflowId(groupId), groupId, by: request.by },
-    ["cut", "keep"],
-    (state) => {
-      putOperation(record, state);
-      group.show();
-    },
-    async (run) => {
-      const cut = await run.step(
-        "cut",
-        async () =>
-          await act(
-            "cutNow",
-            { site: sourceSite, groupId, operationId, timeoutMs: BOOKMARK_MS },
-            { at: targetSite, summary: `cut for bookmark ${name}`, budgetMs: BOOKMARK_MS + 10_000 },
-          ),
-        {
-          waitsFor: "a cut to be committed at the target",
-          budgetMs: BOOKMARK_MS,
-        },
-      );
-      point = await run.step(
-        "keep",
-        async () =>
-          await act(
-            "bookmark",
-            { site: targetSite, groupId, operationId, barrier: cut.barrier, name },
-            { at: targetSite, summary: `keep barrier ${cut.barrier} as ${name}` },
-          ),
-      );
-    },
-  );
-  if (point !== undefined) return rememberPoint(record, operationId, point);
-  const { code, message, hint } = operation.fault ?? {
-    code: "OPERATION_FAILED",
-    message: "The bookmark failed",
-    hint: undefined,
-  };
-  throw new Fault(code as Fault["code"], message, hint === undefined ? {} : { hint });
-}
-
-/**
- * A point names all its members, so it is remembered only while it is small: the memory of a group must stay bounded. A repeat of a
- * large one asks again, under the same operation id, and finds the same cut and the same bookmark.
- */
-function rememberPoint(
-  record: GroupRecord,
-  operationId: string,
-  point: UpdateResults["bookmark"],
-): UpdateResults["bookmark"] {
-  return point.members.length > 16 ? point : remember(record, operationId, point);
 }

@@ -126,10 +126,12 @@ export async function watchReplicaWindow(group: Group, windowMs: number | undefi
     ...(result.fault === undefined ? {} : { fault: result.fault }),
   };
   record.replica = next;
+  if (result.export?.branch !== undefined) record.branch = result.export.branch;
   record.observedAtMs = now();
   group.show();
   // A machine that goes off by itself was told to by somebody. One that is off after its master target was away died with it.
-  if (result.fault?.code === "NOT_FOUND" || (wasAway && result.machinesOff.length > 0)) await bringBack(group, next);
+  const stopped = wasAway || next.reopen !== undefined;
+  if (result.fault?.code === "NOT_FOUND" || (stopped && result.machinesOff.length > 0)) await bringBack(group, next);
   if (result.fault !== undefined)
     await sleep(UNREACHABLE_PAUSE_MS, { summary: `the replica cannot be seen: ${result.fault.code}` });
 }
@@ -147,6 +149,7 @@ async function bringBack(group: Group, replica: ReplicaRecord): Promise<void> {
         operationId: replica.operationId,
         point: replica.pointId,
         mode: "read-write",
+        ...(replica.reopen === undefined ? {} : { reopen: replica.reopen }),
       },
       { ...at, summary: "open the disks again" },
     );
@@ -156,6 +159,8 @@ async function bringBack(group: Group, replica: ReplicaRecord): Promise<void> {
         { site: record.targetSite, machineId },
         { ...at, summary: `start machine ${name} again` },
       );
+    const { reopen: _reopen, ...running } = replica;
+    record.replica = running;
   } catch (error) {
     if (isCancellation(error)) throw error;
     record.replica = { ...replica, fault: faultOf(error).toJSON() };

@@ -16,10 +16,11 @@ export interface Guard {
   release(): Promise<void>;
 }
 
-export async function startGuard(input: Omit<JanitorInput, "watches">): Promise<Guard> {
+/** `name` tells two guards of one workflow apart. */
+export async function startGuard(input: Omit<JanitorInput, "watches">, name = "janitor"): Promise<Guard> {
   const { workflowId, runId } = workflowInfo();
   const started: ChildWorkflowHandle<typeof janitor> = await CancellationScope.nonCancellable(
-    async () => await startJanitor({ ...input, watches: { workflowId, runId } }, `${workflowId}/janitor`),
+    async () => await startJanitor({ ...input, watches: { workflowId, runId } }, `${workflowId}/${name}`),
   );
   let released = false;
   return {

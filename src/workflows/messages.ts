@@ -22,6 +22,8 @@ export const WORKFLOWS = {
   protectionGroup: "protectionGroup",
   initialSync: "initialSync",
   failover: "failover",
+  changePoint: "changePoint",
+  undo: "undo",
   testFailover: "testFailover",
   janitor: "janitor",
 } as const;
@@ -63,6 +65,9 @@ export const UPDATES = {
   unprotect: "unprotect",
   bookmark: "bookmark",
   failover: "failover",
+  changePoint: "changePoint",
+  commit: "commit",
+  undo: "undo",
   testFailoverStart: "testFailoverStart",
   testFailoverCleanup: "testFailoverCleanup",
 } as const;
@@ -78,6 +83,10 @@ export interface UpdateResults {
   readonly unprotect: OperationStarted;
   readonly bookmark: RecoveryPoint;
   readonly failover: OperationStarted;
+  readonly changePoint: LeaveStarted;
+  readonly commit: OperationDone;
+  /** REFUSED also when the source's process server does not answer: it is asked first. */
+  readonly undo: LeaveStarted;
   readonly testFailoverStart: OperationStarted;
   readonly testFailoverCleanup: OperationStarted;
 }
@@ -137,6 +146,16 @@ export interface FailoverRequest extends Operation {
   readonly note?: string;
 }
 
+/** Undo, commit: nothing but who asks, and why. */
+export interface MoveRequest extends Operation {
+  readonly note?: string;
+}
+
+export interface ChangePointRequest extends MoveRequest {
+  /** As for a failover. `latest` and times look along what the source wrote; an id or a bookmark may be on any branch. */
+  readonly point: string;
+}
+
 export interface TestFailoverRequest extends Operation {
   readonly point: string;
   readonly leaseMs: number;
@@ -152,6 +171,19 @@ export interface OperationStarted {
   readonly operationId: string;
   readonly workflowId: string;
   readonly epoch: number;
+}
+
+/** Undo and change point: what they are about to set aside, as it was last seen. It stays, as a branch whose points can be exported. */
+export interface LeaveStarted extends OperationStarted {
+  readonly setsAside: SetAside;
+}
+
+export interface SetAside {
+  readonly branch: string;
+  /** How long the machines have run on it; undefined when that was not recorded. */
+  readonly ranMs?: number;
+  /** Blocks that the branch has and its parent has not, as the local overlay holds them; 0 when nothing was seen of it yet. */
+  readonly bytes: number;
 }
 
 /** What an update that waits for its work answers. */
@@ -170,7 +202,8 @@ export interface OperationStep {
 
 export interface OperationState {
   readonly operationId: string;
-  readonly kind: "protect" | "failover" | "testFailover" | "cleanup" | "bookmark" | "unprotect";
+  readonly kind:
+    "protect" | "failover" | "changePoint" | "commit" | "undo" | "testFailover" | "cleanup" | "bookmark" | "unprotect";
   readonly workflowId: string;
   readonly groupId: string;
   readonly state: "running" | "done" | "failed" | "cancelled";
@@ -182,10 +215,12 @@ export interface OperationState {
   readonly waitsUntilMs?: number;
   readonly steps: readonly OperationStep[];
   readonly fault?: { readonly code: string; readonly message: string; readonly hint?: string };
-  /** failover, testFailover: where the replica machines answer. */
+  /** failover, changePoint, testFailover: where the replica machines answer. */
   readonly machines?: readonly ReplicaMachine[];
   readonly pointId?: string;
   readonly pointCutAtMs?: number;
+  /** changePoint, undo: what they set aside. */
+  readonly setAside?: SetAside;
 }
 
 export interface ReplicaMachine {

@@ -2,9 +2,9 @@
 import { defineSearchAttributeKey, SearchAttributeType, type SearchAttributePair } from "@temporalio/common";
 import { CancellationScope, getExternalWorkflowHandle, log, setCurrentDetails } from "@temporalio/workflow";
 import { duration } from "#model/health.ts";
-import { groupWorkflowId, type OperationState, type OperationStep } from "./messages.ts";
+import { groupWorkflowId, type Operation, type OperationState, type OperationStep } from "./messages.ts";
 import { operationChanged, operationEnded, type OperationEnd } from "./signals.ts";
-import { timestamp } from "./workflow-time.ts";
+import { now, timestamp } from "./workflow-time.ts";
 
 export const KIND = defineSearchAttributeKey("LeewardKind", SearchAttributeType.KEYWORD);
 export const PHASE = defineSearchAttributeKey("LeewardPhase", SearchAttributeType.KEYWORD);
@@ -24,14 +24,36 @@ export function childAttributes(kind: string, groupName: string, site: string): 
   ];
 }
 
+/** An operation of a group as it stands before its first report. */
+export function begun(
+  group: { readonly groupId: string },
+  request: Operation,
+  kind: OperationState["kind"],
+  workflowId: string,
+): OperationState {
+  const steps = kind === "cleanup" ? [{ name: "clean up", state: "running" as const, startedAtMs: now() }] : [];
+  return {
+    operationId: request.operationId,
+    kind,
+    workflowId,
+    groupId: group.groupId,
+    by: request.by,
+    state: "running",
+    startedAtMs: now(),
+    waitsFor: kind === "cleanup" ? "machines and disks to be removed" : "its first step",
+    steps,
+  };
+}
+
 /**
  * Show the operation's state and tell its group, without waiting. One signal is under way at a time: two that leave together may arrive
  * in either order. What changes meanwhile is told as one.
  */
-export function reporter(groupId: string, headline: string): (state: OperationState) => void {
+export function reporter(groupId: string, headline: string): Reporter {
   const group = getExternalWorkflowHandle(groupWorkflowId(groupId));
   let next: OperationState | undefined;
   let telling = false;
+  let last: Promise<void> = Promise.resolve();
   async function tell(): Promise<void> {
     telling = true;
     for (let state = next; state !== undefined; state = next) {
@@ -45,12 +67,19 @@ export function reporter(groupId: string, headline: string): (state: OperationSt
     }
     telling = false;
   }
-  return (state) => {
+  const changed = (state: OperationState): void => {
     setCurrentDetails(operationDetails(headline, state));
     next = state;
     // Not under the cancellation of a step: the report of it must go out.
-    if (!telling) void CancellationScope.nonCancellable(tell);
+    if (!telling) last = CancellationScope.nonCancellable(tell);
   };
+  return Object.assign(changed, { told: async () => await last });
+}
+
+export interface Reporter {
+  (state: OperationState): void;
+  /** The group knows all that was reported so far: to be awaited before something that it must know of, should we be ended from outside. */
+  told(): Promise<void>;
 }
 
 /** The last word of an operation to its group. Waits until the group has it. */

@@ -9,15 +9,18 @@
  *               │ failover                              │ undone
  *               ▼                                       │
  *  failing over: waits for the report of its child ─────┘
- *               │ booted
- *               ▼
- *  failed over: windows of watching the replica machines
+ *               │ booted                                ▲
+ *               ▼                                       │ undone
+ *  failed over: windows of watching the replica machines ◄──┐
+ *               │ undo, change point                        │
+ *               ▼                                           │
+ *  undoing, changing point: waits for the report of its child
  * ```
  *
  * Invariants:
  * - what a group may do is decided in #model/group-phase.ts, how well it is in #model/health.ts; here is only order and waiting;
  * - it starts a new run when the server suggests it or after 100 windows, only between two windows, only with all handlers finished,
- *   and never while a child of this run must report: while seeding (that child would be terminated) and while failing over;
+ *   and never while a child of this run must report: while seeding (that child would be terminated) and while it is moved;
  * - a cancellation from outside ends a protect that is still seeding, nothing else: ending protection is "unprotect".
  *
  * Source: docs/orchestration.md.
@@ -33,7 +36,7 @@ import {
   workflowInfo,
   defineQuery,
 } from "@temporalio/workflow";
-import { CONDITIONS, nextPhase } from "#model/group-phase.ts";
+import { CONDITIONS, isMoving, nextPhase } from "#model/group-phase.ts";
 import { applyEnd, applyLoss, forgetTest } from "./group-children.ts";
 import {
   emptyRecord,
@@ -133,8 +136,12 @@ async function takeTurn(group: Group, windowMs: number | undefined): Promise<voi
       await watchProtected(group, windowMs);
       return;
     case "failing-over":
-      await condition(() => record.phase !== "failing-over");
+    case "changing-point":
+    case "undoing": {
+      const { phase } = record;
+      await condition(() => record.phase !== phase);
       return;
+    }
     case "failed-over":
     case "committed":
       await watchReplicaWindow(group, windowMs);
@@ -170,9 +177,7 @@ function asked(record: GroupRecord, kind: "protect" | "unprotect"): Asked {
 }
 
 function mayStartAfresh(record: GroupRecord): boolean {
-  return (
-    record.phase !== "seeding" && record.phase !== "failing-over" && !hasCondition(record, CONDITIONS.unprotecting)
-  );
+  return record.phase !== "seeding" && !isMoving(record.phase) && !hasCondition(record, CONDITIONS.unprotecting);
 }
 
 function describe(record: GroupRecord): string {
@@ -186,6 +191,10 @@ function describe(record: GroupRecord): string {
         : "the next cycles, window by window";
     case "failing-over":
       return "the report of its failover";
+    case "changing-point":
+      return "the report of its change of point";
+    case "undoing":
+      return "the report of its undo";
     case "failed-over":
     case "committed":
       return "what its replica machines write, window by window";

@@ -1,6 +1,8 @@
 /** Every workflow of ours: what the worker's bundle is made from. */
+export { changePoint } from "./change-point.ts";
 export { failover } from "./failover.ts";
 export { initialSync } from "./initial-sync.ts";
 export { janitor } from "./janitor.ts";
 export { protectionGroup } from "./protection-group.ts";
 export { testFailover } from "./test-failover.ts";
+export { undo } from "./undo.ts";

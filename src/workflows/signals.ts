@@ -19,7 +19,31 @@ export const release = defineSignal("release");
 export interface OperationEnd {
   readonly operation: OperationState;
   readonly failover?: FailoverOutcome;
+  readonly changePoint?: ChangePointOutcome;
+  readonly undo?: UndoOutcome;
   readonly test?: { readonly cleanupFailed: boolean };
+}
+
+/** How the replica that a group was leaving stands after a move that was not carried through. */
+export interface LeftReplica {
+  /** Its machines, or its disks, were stopped and could not all be brought back: whoever watches goes on trying. */
+  readonly stopped: boolean;
+}
+
+export interface ChangePointOutcome extends LeftReplica {
+  /** The machines run on the other point. */
+  readonly changed: boolean;
+  readonly branch?: string;
+  readonly partial: boolean;
+  readonly answering: boolean;
+}
+
+export interface UndoOutcome extends LeftReplica {
+  /** The replica belongs to its source again. */
+  readonly undone: boolean;
+  /** It was asked for, and whether the store did it is not known. */
+  readonly unknown: boolean;
+  readonly epoch?: number;
 }
 
 export interface FailoverOutcome {

@@ -33,6 +33,8 @@ export interface TestFailoverInput {
   readonly point: string;
   readonly leaseMs: number;
   readonly site: string;
+  /** The line that points are chosen on. */
+  readonly branch?: string;
   readonly machines: readonly ProtectedMachine[];
   readonly answerMs?: number;
 }
@@ -100,7 +102,12 @@ async function bringUpAndWait(input: TestFailoverInput, run: Runbook, ending: En
   const point = await run.step("choose point", async (note) => {
     const chosen = await act(
       "choosePoint",
-      { site, groupId, selector: input.point },
+      {
+        site,
+        groupId,
+        selector: input.point,
+        ...(input.branch === undefined ? {} : { branch: input.branch }),
+      },
       { ...at, summary: `choose point ${input.point}`, budgetMs: 30_000 },
     );
     note(`barrier ${chosen.barrier}, ${chosen.consistency}-consistent`);

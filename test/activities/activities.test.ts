@@ -134,6 +134,18 @@ test("each activity that changes something leaves the same world and answer when
     shutdownMachines: async () =>
       await runActivity(activities.shutdownMachines, { site: SOURCE, machineIds: ["source-web"], timeoutMs: 10 })
         .result,
+    stopMachines: async () =>
+      await runActivity(activities.stopMachines, { site: TARGET, operationId: "op", timeoutMs: 10 }).result,
+    closeExport: async () =>
+      await runActivity(activities.closeExport, { site: TARGET, operationId: "op", discard: false }).result,
+    giveBack: async () =>
+      await runActivity(activities.fence, {
+        site: TARGET,
+        groupId: "web",
+        operationId: "g",
+        activeSite: SOURCE,
+        resume: "root",
+      }).result,
     startMachines: async () =>
       await runActivity(activities.startMachines, { site: SOURCE, machineIds: ["source-web"] }).result,
     destroyMachine: async () =>
@@ -150,6 +162,53 @@ test("each activity that changes something leaves the same world and answer when
     assert.equal(JSON.stringify(withoutTimes(sites.world)), world, name);
   }
   assert.deepEqual(sites.leftovers(), []);
+});
+
+test("a guest that does not shut down is powered off; only machines that the hypervisor says are off count as stopped", async () => {
+  const sites = await prepared();
+  const { activities, world } = sites;
+  await runActivity(activities.createMachine, MACHINE).result;
+  await runActivity(activities.startMachine, { site: TARGET, machineId: "op-web" }).result;
+  sites.stubborn.add("web");
+  const stop = async () =>
+    await runActivity(activities.stopMachines, { site: TARGET, operationId: "op", timeoutMs: 10 }).result;
+  assert.deepEqual(await stop(), { forced: ["web"] });
+  assert.equal(world.machines["op-web"]?.power, "off");
+  assert.deepEqual(await stop(), { forced: [] });
+  world.machines["op-web"] = { ...world.machines["op-web"]!, power: "paused" };
+  sites.fail({
+    method: "hypervisor.powerOff",
+    at: 1,
+    times: 9,
+    when: "before",
+    fault: new Fault("HYPERVISOR_UNAVAILABLE", "It hangs"),
+  });
+  await assert.rejects(stop());
+});
+
+test("the newest point is looked for along one line of history, a point by id or name wherever it is", async () => {
+  const { activities, world } = await prepared();
+  world.barriers = [
+    { barrier: 1, cutAtMs: 1_000, branch: "root" },
+    { barrier: 2, cutAtMs: 2_000, branch: "root" },
+    { barrier: 3, cutAtMs: 3_000, branch: "x", name: "kept" },
+  ];
+  world.forks = { x: { parent: "root", barrier: 1 } };
+  const choose = async (selector: string, branch?: string) =>
+    (
+      await runActivity(activities.choosePoint, {
+        site: TARGET,
+        groupId: "web",
+        selector,
+        ...(branch === undefined ? {} : { branch }),
+      }).result
+    ).barrier;
+  assert.equal(await choose("latest"), 3);
+  assert.equal(await choose("latest", "root"), 2);
+  assert.equal(await choose("1970-01-01T00:00:02.500Z", "x"), 1);
+  assert.equal(await choose("@kept", "root"), 3);
+  assert.equal(await choose("0000000003000-0000000000000003", "root"), 3);
+  await assert.rejects(choose("1970-01-01T00:00:00.500Z", "root"));
 });
 
 test("a window counts barriers, beats with the last one, and ends at its time", async () => {

@@ -18,6 +18,8 @@ const PHASES: readonly GroupPhase[] = [
   "protected",
   "failing-over",
   "failed-over",
+  "changing-point",
+  "undoing",
   "committed",
 ];
 const facts = (more: Partial<GroupFacts> = {}): GroupFacts => ({
@@ -98,7 +100,22 @@ test("what is allowed in each phase of an ordinary life", () => {
     "test-failover-cleanup",
   ]);
   assert.deepEqual(allowedOperations(facts({ phase: "failing-over" })), []);
-  assert.deepEqual(allowedOperations(facts({ phase: "failed-over" })), []);
+  assert.deepEqual(allowedOperations(facts({ phase: "failed-over" })), ["change-point", "commit", "undo"]);
+  for (const phase of ["changing-point", "undoing", "committed"] as const)
+    assert.deepEqual(allowedOperations(facts({ phase })), []);
+});
+
+test("after a failover: an undo needs its source, ends with a commit, and is the only way on when it was not finished", () => {
+  const failedOver = facts({ phase: "failed-over", sourceConnected: undefined });
+  assert.equal(refusalOf(failedOver, "undo"), undefined);
+  const gone = refusalOf(facts({ phase: "failed-over", sourceConnected: false }), "undo");
+  assert.match(gone?.message ?? "", /not connected/);
+  assert.match(gone?.hint ?? "", /Allowed now: change-point, commit$/);
+  const unfinished = facts({ phase: "failed-over", conditions: [CONDITIONS.undoUnfinished] });
+  assert.deepEqual(allowedOperations(unfinished), ["undo"]);
+  assert.match(refusalOf(unfinished, "commit")?.hint ?? "", /leeward undo web/);
+  assert.match(refusalOf(facts({ phase: "committed" }), "undo")?.message ?? "", /committed/);
+  assert.match(refusalOf(facts({ phase: "failing-over" }), "undo")?.message ?? "", /cancelled before the boot/);
 });
 
 test("phases follow the picture, and an impossible event is a bug", () => {
@@ -106,6 +123,14 @@ test("phases follow the picture, and an impossible event is a bug", () => {
   let phase: GroupPhase = "unprotected";
   const seen = life.map((event) => (phase = nextPhase(phase, event)));
   assert.deepEqual(seen, ["seeding", "protected", "failing-over", "protected", "failing-over", "failed-over"]);
+  const back: readonly PhaseEvent[] = ["change-point", "point-settled", "undo", "undo-failed", "undo", "undone"];
+  phase = "failed-over";
+  assert.deepEqual(
+    back.map((event) => (phase = nextPhase(phase, event))),
+    ["changing-point", "failed-over", "undoing", "failed-over", "undoing", "protected"],
+  );
+  assert.equal(nextPhase("failed-over", "commit"), "committed");
+  assert.throws(() => nextPhase("committed", "undo"), RangeError);
   assert.throws(() => nextPhase("unprotected", "booted"), RangeError);
   assert.throws(() => nextPhase("failed-over", "seeded"), RangeError);
 });

@@ -6,6 +6,7 @@
  * - every method is idempotent by its operation id, as the ports ask for; a repeat with other parameters is a bug and throws RangeError;
  * - replication happens in simulated cycles: while the order is active and its epoch is the claimed one, each look at the group makes a
  *   barrier;
+ * - what must never happen throws RangeError: a machine on an export that is not served, and machines of the group at both sites;
  * - `fail` hits the Nth call that changes something (or a named one), either before it acts or after it acted (its reply is lost).
  */
 import { Fault } from "#model/fault.ts";
@@ -33,9 +34,12 @@ interface World {
   prepared: boolean;
   released: boolean;
   order: ReplicationOrder | undefined;
-  barriers: { barrier: number; cutAtMs: number; name?: string }[];
+  barriers: { barrier: number; cutAtMs: number; branch: string; name?: string }[];
+  /** Where each branch but the first left which other one. */
+  forks: Record<string, { parent: string; barrier: number }>;
   syncRemainingBytes: number;
-  exports: Record<string, { mode: ExportMode; point: string; open: boolean; discarded: boolean }>;
+  /** `closed`: by a call, and so not opened again but for who says so. */
+  exports: Record<string, { mode: ExportMode; point: string; open: boolean; closed: boolean; discarded: boolean }>;
   machines: Record<
     string,
     Machine & { readonly disks: readonly MachineDisk[]; readonly network: MachineNetwork; readonly site: string }
@@ -78,6 +82,7 @@ export function createFakeSites(options: {
     released: false,
     order: undefined,
     barriers: [],
+    forks: {},
     syncRemainingBytes: DISK_BYTES,
     exports: {},
     machines: {},
@@ -118,9 +123,10 @@ export function createFakeSites(options: {
     world.order.groupEpoch === world.claims.epoch &&
     world.order.branch === world.claims.branch;
 
-  function cycle(): { barrier: number; cutAtMs: number } {
+  function cycle(): World["barriers"][number] {
     world.syncRemainingBytes = Math.max(0, world.syncRemainingBytes - DISK_BYTES / 4);
-    const made = { barrier: (world.barriers.at(-1)?.barrier ?? 0) + 1, cutAtMs: Date.now() };
+    const { branch } = world.claims;
+    const made = { barrier: (world.barriers.at(-1)?.barrier ?? 0) + 1, cutAtMs: Date.now(), branch };
     if (world.syncRemainingBytes === 0) world.barriers.push(made);
     return made;
   }
@@ -137,6 +143,17 @@ export function createFakeSites(options: {
     reasonKept: "journal",
     members: [],
   });
+
+  function isOnLine({ branch, barrier }: World["barriers"][number], line: string): boolean {
+    let last = Number.POSITIVE_INFINITY;
+    for (let at: string | undefined = line; at !== undefined;) {
+      if (branch === at) return barrier <= last;
+      const fork: { parent: string; barrier: number } | undefined = world.forks[at];
+      last = Math.min(last, fork?.barrier ?? 0);
+      at = fork?.parent;
+    }
+    return false;
+  }
 
   const progress = (): GroupProgress => {
     const newest = world.barriers.at(-1);
@@ -213,7 +230,13 @@ export function createFakeSites(options: {
         return { ...progress(), cursor: `${Number(cursor) + 1}` };
       });
     },
-    listPoints: async () => await step("masterTarget.listPoints", false, () => world.barriers.map(pointOf).reverse()),
+    listPoints: async ({ branch }) =>
+      await step("masterTarget.listPoints", false, () =>
+        world.barriers
+          .filter((one) => branch === undefined || isOnLine(one, branch))
+          .map(pointOf)
+          .reverse(),
+      ),
     bookmark: async ({ barrier, name }) =>
       await step("masterTarget.bookmark", true, () => {
         const found = world.barriers.find((one) => one.barrier === barrier);
@@ -223,13 +246,14 @@ export function createFakeSites(options: {
         found.name = name;
         return pointOf(found);
       }),
-    fence: async ({ operationId, activeSite }) =>
+    fence: async ({ operationId, activeSite, resume }) =>
       await step("masterTarget.fence", true, () => {
         const known = world.claims.operations[operationId];
         if (known === undefined) {
           world.claims.epoch += 1;
           world.claims.operations[operationId] = world.claims.epoch;
           world.claims.activeSite = activeSite;
+          world.claims.branch = resume ?? world.claims.branch;
         }
         const newest = world.barriers.at(-1);
         return {
@@ -237,12 +261,21 @@ export function createFakeSites(options: {
           newestPoint: newest === undefined ? undefined : pointOf(newest),
         };
       }),
-    openExport: async ({ operationId, point, mode }) =>
+    openExport: async ({ operationId, point, mode, reopen }) =>
       await step("masterTarget.openExport", true, () => {
-        world.exports[operationId] ??= { mode, point, open: true, discarded: false };
-        world.exports[operationId].open = true;
+        const known = world.exports[operationId];
+        const branch = `branch-${operationId}`;
+        if (known?.closed === true && (reopen === undefined || known.discarded))
+          throw new Fault("REFUSED", `The export "${operationId}" was closed`);
+        if (mode === "read-write" && world.claims.activeSite !== TARGET)
+          throw new Fault(known === undefined ? "REFUSED" : "FENCED", "The group is active elsewhere");
+        world.exports[operationId] = { mode, point, open: true, closed: false, discarded: false };
         // As the real store has it: the replica's writes go to a branch of their own, and a fence ends whatever branch is current.
-        if (mode === "read-write") world.claims.branch = `branch-${operationId}`;
+        if (mode === "read-write") {
+          const from = world.barriers.find((one) => pointOf(one).id === point);
+          world.forks[branch] ??= { parent: from?.branch ?? "root", barrier: from?.barrier ?? 0 };
+          world.claims.branch = branch;
+        }
         return exportOf(operationId);
       }),
     exportStatus: async ({ operationId }) =>
@@ -252,10 +285,13 @@ export function createFakeSites(options: {
         const found = world.exports[operationId];
         if (found === undefined) throw new Fault("NOT_FOUND", `No export "${operationId}"`);
         const user = Object.values(world.machines).find(
-          (one) => one.power !== "off" && one.disks.some((disk) => disk.url.includes(operationId)),
+          (one) => one.power !== "off" && one.disks.some((disk) => disk.url.endsWith(`/fake/${operationId}`)),
         );
         if (user !== undefined) throw new RangeError(`Export "${operationId}" is closed under machine "${user.id}"`);
+        // What the machines wrote last: a point of their branch, though nobody may write it any more once the group has moved.
+        if (found.mode === "read-write" && !found.closed && world.claims.branch === `branch-${operationId}`) cycle();
         found.open = false;
+        found.closed = true;
         found.discarded ||= discard;
       }),
     listExports: async () =>
@@ -326,12 +362,25 @@ export function createFakeSites(options: {
       if (one === undefined || one.site !== site) throw new Fault("NOT_FOUND", `No machine "${machineId}"`);
       return one;
     };
-    const power = (machineId: string, to: Machine["power"]): Machine =>
-      (world.machines[machineId] = {
-        ...found(machineId),
+    const power = (machineId: string, to: Machine["power"]): Machine => {
+      const before = found(machineId);
+      if (to === "running") assertMayRun(before);
+      return (world.machines[machineId] = {
+        ...before,
         power: to,
         ...(to === "running" ? { startedAtMs: Date.now() } : {}),
       });
+    };
+    const assertMayRun = ({ id, disks, network }: World["machines"][string]): void => {
+      const closed = Object.keys(world.exports).find(
+        (one) => !world.exports[one]!.open && disks.some((disk) => disk.url.endsWith(`/fake/${one}`)),
+      );
+      if (closed !== undefined)
+        throw new RangeError(`Machine "${id}" is started on export "${closed}", which is closed`);
+      const isolated = network.mode === "isolated";
+      if (!isolated && world.claims.activeSite !== site)
+        throw new RangeError(`Machine "${id}" is started at "${site}" while "${world.claims.activeSite}" is active`);
+    };
     return {
       kind: "fake",
       createMachine: async ({ operationId, name, config, disks, network }) =>

@@ -1,0 +1,210 @@
+/**
+ * The moves after a failover as the group sees them: what each is told when it begins, and what its end means. See group-children.ts.
+ *
+ * Invariant: a move that was not carried through leaves the group failed over, and says what is true then: machines that were stopped
+ * are brought back by whoever watches (`replica.reopen`), or, when the replica may have been given back, only another undo goes on.
+ */
+import { ParentClosePolicy, startChild, WorkflowIdReusePolicy } from "@temporalio/workflow";
+import { CONDITIONS, nextPhase } from "#model/group-phase.ts";
+import { PRIORITY } from "./act.ts";
+import { changePoint } from "./change-point.ts";
+import {
+  FAILOVER_CONDITIONS,
+  hasCondition,
+  putOperation,
+  setCondition,
+  type GroupRecord,
+  type ReplicaRecord,
+} from "./group-record.ts";
+import { reopening, type LeaveInput } from "./leave-replica.ts";
+import {
+  CONTROL_QUEUE,
+  type ChangePointRequest,
+  type MoveRequest,
+  type OperationState,
+  type SetAside,
+} from "./messages.ts";
+import { begun, childAttributes } from "./operation-view.ts";
+import type { ChangePointOutcome, UndoOutcome } from "./signals.ts";
+import { undo } from "./undo.ts";
+import { now } from "./workflow-time.ts";
+
+/** Groups that failed over before this was recorded had never left it. */
+const FIRST_BRANCH = "root";
+
+export function setsAside(record: GroupRecord): SetAside {
+  const { startedAtMs, export: seen } = replicaOf(record);
+  return {
+    branch: record.branch,
+    ...(startedAtMs === undefined ? {} : { ranMs: now() - startedAtMs }),
+    bytes: seen?.overlayBytes ?? 0,
+  };
+}
+
+/** Synchronous up to the start of the child; so is `beginChangePoint`. */
+export async function beginUndo(
+  record: GroupRecord,
+  request: MoveRequest,
+  workflowId: string,
+  lost: () => void,
+): Promise<void> {
+  const input = {
+    ...leaving(record, request, workflowId),
+    sourceSite: record.sourceSite,
+    sourceBranch: replicaOf(record).sourceBranch ?? FIRST_BRANCH,
+    machineNames: record.machines.map(({ name }) => name),
+  };
+  record.phase = nextPhase(record.phase, "undo");
+  putOperation(record, begun(record, request, "undo", workflowId));
+  const child = await startChild(undo, {
+    ...childOptions(request, workflowId),
+    args: [input],
+    staticSummary: `${record.name}: undo, ${record.targetSite} → ${record.sourceSite}`,
+    typedSearchAttributes: childAttributes("undo", record.name, record.targetSite),
+  });
+  child.result().catch(lost);
+}
+
+export async function beginChangePoint(
+  record: GroupRecord,
+  request: ChangePointRequest,
+  workflowId: string,
+  options: { readonly answerMs: number | undefined; readonly lost: () => void },
+): Promise<void> {
+  const { answerMs, lost } = options;
+  const input = {
+    ...leaving(record, request, workflowId),
+    point: request.point,
+    sourceBranch: replicaOf(record).sourceBranch ?? FIRST_BRANCH,
+    machines: record.machines,
+    ...(answerMs === undefined ? {} : { answerMs }),
+  };
+  record.phase = nextPhase(record.phase, "change-point");
+  putOperation(record, begun(record, request, "changePoint", workflowId));
+  const child = await startChild(changePoint, {
+    ...childOptions(request, workflowId),
+    args: [input],
+    staticSummary: `${record.name}: change point to ${request.point}`,
+    typedSearchAttributes: childAttributes("changePoint", record.name, record.targetSite),
+  });
+  child.result().catch(lost);
+}
+
+/** Nothing in the world changes: the group merely forgets the way back. */
+export function commitFailover(record: GroupRecord, request: MoveRequest, workflowId: string): void {
+  record.phase = nextPhase(record.phase, "commit");
+  const { waitsFor: _waitsFor, ...operation } = begun(record, request, "commit", workflowId);
+  const atMs = now();
+  putOperation(record, {
+    ...operation,
+    state: "done",
+    endedAtMs: atMs,
+    steps: [
+      { name: "commit", state: "done", startedAtMs: atMs, endedAtMs: atMs, detail: `on branch ${record.branch}` },
+    ],
+  });
+}
+
+export function applyUndo(record: GroupRecord, operation: OperationState, outcome: UndoOutcome): void {
+  if (!outcome.undone) {
+    record.phase = nextPhase(record.phase, "undo-failed");
+    // Once unknown it stays so, until an undo has been carried through.
+    if (outcome.unknown) setCondition(record, CONDITIONS.undoUnfinished, true);
+    else if (outcome.stopped) reopenLater(record, operation);
+    return;
+  }
+  record.phase = nextPhase(record.phase, "undone");
+  for (const condition of [...FAILOVER_CONDITIONS, CONDITIONS.undoUnfinished] as const)
+    setCondition(record, condition, false);
+  record.activeSite = record.sourceSite;
+  record.branch = replicaOf(record).sourceBranch ?? FIRST_BRANCH;
+  if (outcome.epoch !== undefined) record.epoch = outcome.epoch;
+  delete record.replica;
+  // The source replicates again once it has the order, under the epoch and on the branch that the target then says.
+  record.orderDue = true;
+  record.connectionUnknown = true;
+}
+
+export function applyChangePoint(record: GroupRecord, operation: OperationState, outcome: ChangePointOutcome): void {
+  record.phase = nextPhase(record.phase, "point-settled");
+  if (!outcome.changed) {
+    if (outcome.stopped) reopenLater(record, operation);
+    return;
+  }
+  const { sourceBranch } = replicaOf(record);
+  if (outcome.branch !== undefined) record.branch = outcome.branch;
+  setCondition(record, CONDITIONS.partial, outcome.partial);
+  setCondition(record, CONDITIONS.notAnswering, !outcome.answering);
+  record.replica = newReplica(operation, sourceBranch);
+}
+
+export function newReplica(operation: OperationState, sourceBranch: string | undefined): ReplicaRecord {
+  return {
+    operationId: operation.operationId,
+    pointId: operation.pointId ?? "",
+    machines: (operation.machines ?? []).map(({ name, machineId }) => ({ name, machineId })),
+    machinesOff: [],
+    uncommittedSinceMs: 0,
+    startedAtMs: now(),
+    ...(sourceBranch === undefined ? {} : { sourceBranch }),
+  };
+}
+
+/** What an undo that ended without a report is assumed to have done. */
+export function lostUndo(operation: OperationState): UndoOutcome {
+  const giveBack = stepOf(operation, "give back");
+  const undone = giveBack === "done";
+  const unknown = !undone && giveBack !== "waiting" && giveBack !== "skipped";
+  return { undone, unknown, stopped: stepOf(operation, "stop machines") !== "waiting" };
+}
+
+/** Once the new machines were being started they count: two sets of machines would be worse than none. */
+export function lostChange(operation: OperationState): ChangePointOutcome {
+  const changed = stepOf(operation, "start machines") !== "waiting" && (operation.machines ?? []).length > 0;
+  const stopped = !changed && stepOf(operation, "stop machines") !== "waiting";
+  return { changed, stopped, partial: false, answering: false };
+}
+
+function stepOf(operation: OperationState, name: string): string {
+  return operation.steps.find((step) => step.name === name)?.state ?? "waiting";
+}
+
+function reopenLater(record: GroupRecord, operation: OperationState): void {
+  record.replica = { ...replicaOf(record), reopen: reopening(operation.operationId) };
+}
+
+function leaving(record: GroupRecord, request: MoveRequest, workflowId: string): LeaveInput {
+  const { operationId, pointId, machines, machinesOff } = replicaOf(record);
+  return {
+    groupId: record.groupId,
+    groupName: record.name,
+    operationId: request.operationId,
+    workflowId,
+    by: request.by,
+    targetSite: record.targetSite,
+    replica: {
+      operationId,
+      pointId,
+      branch: record.branch,
+      machines: machines.filter(({ name }) => !machinesOff.includes(name)),
+    },
+    setsAside: setsAside(record),
+    comesBack: !hasCondition(record, CONDITIONS.undoUnfinished),
+  };
+}
+
+function childOptions(request: MoveRequest, workflowId: string) {
+  return {
+    workflowId,
+    taskQueue: CONTROL_QUEUE,
+    parentClosePolicy: ParentClosePolicy.ABANDON,
+    workflowIdReusePolicy: WorkflowIdReusePolicy.REJECT_DUPLICATE,
+    priority: { priorityKey: PRIORITY.failover },
+    memo: { by: request.by, ...(request.note === undefined ? {} : { note: request.note }) },
+  };
+}
+
+function replicaOf(record: GroupRecord): ReplicaRecord {
+  if (record.replica === undefined) throw new RangeError("Failed over without a replica");
+  return record.replica;
+}
