@@ -18,7 +18,7 @@ import { createServer } from "node:net";
 import path from "node:path";
 import { Fault, isFault } from "#model/fault.ts";
 import type { Clock } from "#ports/clock.ts";
-import type { Hypervisor, Machine, MachineNetwork } from "#ports/hypervisor.ts";
+import type { Hypervisor, HypervisorCapabilities, Machine, MachineDisk, MachineNetwork } from "#ports/hypervisor.ts";
 import { commandLine, CONSOLE_FILE, CONTROL_SOCKET, OPEN_SECONDS, QEMU_LOG_FILE } from "./command-line.ts";
 import { openControlSocket, type ControlSocket } from "./control-socket.ts";
 import {
@@ -51,6 +51,15 @@ const QUIT_MS = 2_000;
 const KILL_MS = 10_000;
 /** Between picking a free port and QEMU's listening on it, another program may take it. */
 const PORT_ATTEMPTS = 3;
+
+const CAPABILITIES: HypervisorCapabilities = {
+  disks: "nbd",
+  firmware: ["bios"],
+  forwards: true,
+  console: true,
+  hotPlug: false,
+  exclusiveDisks: false,
+};
 
 export function createQemuHypervisor(options: QemuOptions): Hypervisor {
   const { clock, stateFolder } = options;
@@ -111,6 +120,24 @@ export function createQemuHypervisor(options: QemuOptions): Hypervisor {
           throw error;
       }
     }
+  }
+
+  /** With other disks, while it is off. */
+  async function withDisks(
+    id: string,
+    change: (disks: readonly MachineDisk[]) => readonly MachineDisk[],
+  ): Promise<Machine> {
+    const { record, folder } = await load(id);
+    const changed = { ...record, disks: change(record.disks) };
+    if (JSON.stringify(changed.disks) === JSON.stringify(record.disks)) return await describe(record, folder);
+    if (findProcess(folder) !== undefined)
+      throw new Fault("REFUSED", `Machine "${record.name}" runs, and its disks can be changed only while it is off`, {
+        details: { machineId: id },
+        hint: "Shut it down first",
+      });
+    commandLine(changed, { accelerator: "tcg", mac: macOf(id) });
+    await writeRecord(folder, changed);
+    return await describe(changed, folder);
   }
 
   /** Start QEMU and wait until the guest's processor runs. */
@@ -194,6 +221,7 @@ export function createQemuHypervisor(options: QemuOptions): Hypervisor {
 
   return {
     kind: "qemu",
+    capabilities: CAPABILITIES,
     createMachine: async (request) => {
       const id = `m-${createHash("sha256").update(`${request.operationId}\0${request.name}`).digest("hex").slice(0, 16)}`;
       const folder = machineFolder(stateFolder, id);
@@ -243,6 +271,11 @@ export function createQemuHypervisor(options: QemuOptions): Hypervisor {
       );
       return await Promise.all(wanted.map((one) => describe(one, machineFolder(stateFolder, one.id))));
     },
+    attachDisk: (id, disk) =>
+      alone(id, () =>
+        withDisks(id, (disks) => (disks.some((one) => one.diskId === disk.diskId) ? disks : [...disks, disk])),
+      ),
+    detachDisk: (id, diskId) => alone(id, () => withDisks(id, (disks) => disks.filter((one) => one.diskId !== diskId))),
     destroy: (id) =>
       alone(id, async () => {
         const folder = machineFolder(stateFolder, id);

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -33,13 +33,13 @@ test("a running machine survives the death and return of its disks' server, and 
     ...MACHINE,
   });
   const running = await hypervisor.start(id);
-  await untilWriting(running, 10);
+  await untilWriting(portOf(running), 10);
   await guest.killServers();
   await new Promise((resolve) => setTimeout(resolve, 2_000));
   assert.equal((await hypervisor.inspect(id)).power, "running");
   await guest.startServers();
-  const { b } = await untilWriting(running, 10);
-  const later = await untilWriting(running, b + 10);
+  const { b } = await untilWriting(portOf(running), 10);
+  const later = await untilWriting(portOf(running), b + 10);
   assert.ok(later.ok);
   await hypervisor.destroy(id);
 });
@@ -57,7 +57,7 @@ test("a second process cannot start a machine that already runs, nor is a strang
   assert.equal(processesIn(path.join(world.stateFolder, id)).length, 1);
 
   // The pid file now names a process of ours that is no QEMU: as after a reboot, when the number was given away.
-  world.pullPlug(id);
+  await world.pullPlug(id);
   await until("off", async () => (await hypervisor.inspect(id)).power === "off");
   await writeFile(path.join(world.stateFolder, id, "qemu.pid"), `${process.pid}\n`);
   assert.equal((await hypervisor.inspect(id)).power, "off");
@@ -122,7 +122,9 @@ async function openWorld(): Promise<QemuWorld> {
     stateFolder,
     guest,
     disks: guest.disks,
-    pullPlug: (id) => {
+    reach: (machine) => Promise.resolve(portOf(machine)),
+    console: async (id) => (await hypervisor.inspect(id)).consoleTail,
+    pullPlug: async (id) => {
       const [pid] = processesIn(path.join(stateFolder, id));
       assert.ok(pid !== undefined, "it runs");
       process.kill(pid, "SIGKILL");
@@ -131,6 +133,12 @@ async function openWorld(): Promise<QemuWorld> {
       const folder = path.join(stateFolder, id);
       const files = (await readdir(stateFolder)).filter((name) => name === id);
       return [...files, ...processesIn(folder).map(String)];
+    },
+    holdsBytes: (disk) => Promise.resolve(existsSync(path.join(guest.folder, `${disk.diskId}.img`))),
+    lostDisk: {
+      disk: { diskId: "system", url: "nbd+unix:///system?socket=/nowhere/at-all.sock", bootIndex: 1 },
+      lose: () => Promise.resolve(), // It never was.
+      named: /\/nowhere\/at-all\.sock/,
     },
     [Symbol.asyncDispose]: async () => {
       for (const one of await hypervisor.list()) await hypervisor.destroy(one.id);
