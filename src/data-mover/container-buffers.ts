@@ -1,5 +1,5 @@
 /**
- * Recycled buffers for containers. 32 MiB each, but only the pages that were written to are real memory, so a small commit in a
+ * Recycled buffers for containers. 16 MiB each, but only the pages that were written to are real memory, so a small commit in a
  * fresh one costs little. Last in, first out: the same few stay warm, and few are kept idle.
  */
 import { CONTAINER_BUFFER_BYTES } from "./container-writer.ts";

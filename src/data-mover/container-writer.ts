@@ -53,8 +53,8 @@ import {
 } from "./sealing.ts";
 import { compress } from "./zstd.ts";
 
-/** Buffer of a journal object or a segment; with it no object exceeds 32 MiB unless its index is extraordinarily large. */
-export const CONTAINER_BUFFER_BYTES = 32 << 20;
+/** Buffer of a journal object or a segment; with it no object exceeds 16 MiB unless its index is extraordinarily large. */
+export const CONTAINER_BUFFER_BYTES = 16 << 20;
 
 /** Buffer that is enough for a fence, or any commit without frames and with few extents. */
 export const FENCE_BUFFER_BYTES = 64 << 10;
