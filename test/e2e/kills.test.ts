@@ -25,6 +25,8 @@ const VICTIMS = [
   ["secondary", "control"],
 ] as const;
 
+const RECOVERY_SITE = ["worker", "master-target", "data-mover", "s3", "redis", "temporal", "control"] as const;
+
 test(
   "every process may be killed at any moment of seeding and replication, and nothing is lost",
   { timeout: 600_000 },
@@ -47,13 +49,9 @@ test(
     const writer = startWriter(t, taps, system.folder);
 
     await t.test("while seeding", async () => {
-      for (const [site, name] of [
-        ["primary", "process-server"],
-        ["secondary", "data-mover"],
-        ["secondary", "worker"],
-      ] as const) {
-        await sleep(200 + Math.random() * 600);
-        system.kill(site, name);
+      for (const [site, name] of VICTIMS) {
+        await sleep(100 + Math.random() * 500);
+        system.kill(site, name); // Perhaps it is down already: another's death took it along.
       }
       await until("the first point", 120_000, async () => (await client.group("kills")).phase === "protected");
     });
@@ -98,7 +96,7 @@ test(
   async (t) => {
     const system = await startSystem(t);
     const { client } = system;
-    for (const name of ["worker", "master-target", "data-mover", "s3", "redis", "temporal", "control"]) {
+    for (const name of RECOVERY_SITE) {
       await t.test(name, async () => {
         const image = join(system.folder, `${name}.img`);
         await numberedImage(image, 8 * MIB, name.length);
@@ -126,6 +124,51 @@ test(
           ["running"],
         );
         await client.powerOffMachine("secondary", machines[0]?.id ?? "");
+      });
+    }
+  },
+);
+
+test(
+  "a test failover and its clean-up go on when any process of the recovery site is killed in the middle of them",
+  { timeout: 600_000 },
+  async (t) => {
+    const system = await startSystem(t);
+    const { client } = system;
+    const image = join(system.folder, "disk.img");
+    await numberedImage(image, 8 * MIB, 3);
+    await client.protect({ name: "tested", disks: [`tap:${image}`], policy: { intervalMs: 1_000 } });
+    await until("a point", 60_000, async () => (await client.group("tested")).phase === "protected");
+    for (const name of RECOVERY_SITE) {
+      await t.test(name, async () => {
+        const { operationId } = await until("the order to be taken", 60_000, () =>
+          client.startTestFailover("tested", { point: "latest", leaseMs: 600_000 }),
+        );
+        await sleep(Math.random() * 1_500);
+        assert.ok(system.kill("secondary", name) > 0, "there was nothing to kill");
+        await until("the test's machine", 120_000, async () => {
+          const operation = await client.operation(operationId);
+          assert.equal(operation.state, "running", JSON.stringify(operation));
+          return (operation.machines ?? []).length === 1;
+        });
+        await until("the clean-up to be ordered", 60_000, () => client.cleanUpTestFailover("tested", operationId));
+        await sleep(Math.random() * 300);
+        assert.ok(system.kill("secondary", name) > 0, "there was nothing to kill");
+        const operation = await until("the end of the clean-up", 120_000, async () => {
+          const state = await client.operation(operationId);
+          if (state.state === "running") throw new Error(JSON.stringify(state));
+          return state;
+        });
+        assert.equal(operation.state, "done", JSON.stringify(operation));
+        const left = await until("the hypervisor", 30_000, () => client.machines("secondary"));
+        assert.deepEqual(
+          left.filter((machine) => machine.operationId === operationId),
+          [],
+        );
+        await until("the group to be as before", 30_000, async () => {
+          const view = await client.group("tested");
+          return view.phase === "protected" && !view.conditions.some((condition) => condition.startsWith("Test"));
+        });
       });
     }
   },
