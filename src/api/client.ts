@@ -101,6 +101,9 @@ export function createApiClient({ url, token, patienceMs = 10_000 }: ApiClientOp
     resume: (group) => post(groupPath(group, "/resume"), identified(group, "resume", {})),
     unprotect: (group) => post(groupPath(group, "/unprotect"), identified(group, "unprotect", {})),
     failover: (group, body) => post(groupPath(group, "/failover"), identified(group, "failover", body)),
+    changePoint: (group, body) => post(groupPath(group, "/change-point"), identified(group, "change-point", body)),
+    commit: (group, body = {}) => post(groupPath(group, "/commit"), identified(group, "commit", body)),
+    undo: (group, body = {}) => post(groupPath(group, "/undo"), identified(group, "undo", body)),
     startTestFailover: (group, body) => post(groupPath(group, "/test-failovers"), identified(group, "test", body)),
     listTestFailovers: (group) => get(groupPath(group, "/test-failovers")),
     cleanUpTestFailover: (group, operationId, { force = false } = {}) =>

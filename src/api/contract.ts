@@ -10,13 +10,14 @@ import type { DiskReport, RecoveryPoint } from "#ports/replication.ts";
 import type {
   GroupPhase,
   HealthReason,
+  LeaveStarted,
   OperationStarted,
   OperationState,
   ReplicationPolicy,
 } from "../workflows/messages.ts";
 
 // What the CLI and the demo read of an answer; they know the API only.
-export type { OperationState, RecoveryPoint };
+export type { LeaveStarted, OperationState, RecoveryPoint };
 
 export interface RoleView {
   readonly site: string;
@@ -55,6 +56,8 @@ export interface GroupView {
   readonly targetSite: string;
   readonly activeSite: string;
   readonly epoch: number;
+  /** The line of history that the active site writes. */
+  readonly branch: string;
   readonly policy: ReplicationPolicy;
   /** Age of the newest restorable state; null while there is none. */
   readonly rpoMs: number | null;
@@ -90,6 +93,15 @@ export interface FailoverBody {
   readonly point?: string;
   readonly sourceLost?: boolean;
   readonly note?: string;
+}
+
+/** Undo, commit. */
+export interface MoveBody {
+  readonly note?: string;
+}
+
+export interface ChangePointBody extends MoveBody {
+  readonly point: string;
 }
 
 /** `leeward failover` alone. */
@@ -128,6 +140,12 @@ export interface ApiClient {
   resume(group: string): Promise<GroupView>;
   unprotect(group: string): Promise<OperationStarted>;
   failover(group: string, body: FailoverBody & { readonly operationId?: string }): Promise<OperationStarted>;
+  /** What ran since the failover becomes a kept branch, and the group goes on from the other point. */
+  changePoint(group: string, body: ChangePointBody & { readonly operationId?: string }): Promise<LeaveStarted>;
+  /** Ends the right to undo and to change the point; deletes nothing. */
+  commit(group: string, body?: MoveBody & { readonly operationId?: string }): Promise<GroupView>;
+  /** Back to the source, which must be connected (REFUSED); what ran at the target becomes a kept branch. */
+  undo(group: string, body?: MoveBody & { readonly operationId?: string }): Promise<LeaveStarted>;
   startTestFailover(
     group: string,
     body: { readonly point?: string; readonly leaseMs?: number; readonly operationId?: string },

@@ -9,13 +9,13 @@ import type { RecoveryPoint } from "#ports/replication.ts";
 import type { GroupState } from "../workflows/messages.ts";
 import type { FailoverCandidate } from "./contract.ts";
 import type { ApiDependencies } from "./dependencies.ts";
-import { look, lookAtGroup, siteAccess } from "./sites.ts";
+import { lineOf, look, lookAtGroup, siteAccess } from "./sites.ts";
 
 export async function failoverCandidate(dependencies: ApiDependencies, state: GroupState): Promise<FailoverCandidate> {
   const { masterTarget } = siteAccess(dependencies, state.targetSite);
   const [live, points] = await Promise.all([
     lookAtGroup(dependencies, state),
-    look(dependencies, () => masterTarget.listPoints({ groupId: state.groupId })),
+    look(dependencies, () => masterTarget.listPoints({ groupId: state.groupId, ...lineOf(state) })),
   ]);
   const connected = live.progress?.connected ?? state.progress?.connected;
   const facts = {

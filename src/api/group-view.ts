@@ -2,6 +2,7 @@
  * `group show --json`: what the group's workflow decided, with what its sites say right now. The workflow looks once per window, up to a
  * minute ago; the phase and the epoch are its own, figures are fresher from the sites. A site that does not answer leaves the workflow's.
  */
+import { runsAtTarget } from "#model/group-phase.ts";
 import type { HealthReason } from "#model/health.ts";
 import type { ExportStatus } from "#ports/master-target.ts";
 import type { SourceState } from "#ports/process-server.ts";
@@ -30,8 +31,12 @@ export function groupView(state: GroupState, live: LiveFacts, nowMs: number): Gr
     targetSite: state.targetSite,
     activeSite: state.activeSite,
     epoch: state.epoch,
+    branch: state.branch,
     policy: state.policy,
-    rpoMs: age(runsAtTarget(state) ? (live.replica ?? state.replica)?.barrierCutAtMs : progress?.currentAsOfMs, nowMs),
+    rpoMs: age(
+      runsAtTarget(state.phase) ? (live.replica ?? state.replica)?.barrierCutAtMs : progress?.currentAsOfMs,
+      nowMs,
+    ),
     lagMs:
       progress === undefined || progress.barrier === 0
         ? null
@@ -56,14 +61,10 @@ export function groupView(state: GroupState, live: LiveFacts, nowMs: number): Gr
   };
 }
 
-export function runsAtTarget(state: GroupState): boolean {
-  return state.phase === "failed-over" || state.phase === "committed";
-}
-
 /** What the source's process server knows and the workflow does not look at. */
 function sourceHealth(state: GroupState, source: SourceState | undefined): readonly HealthReason[] {
   if (source === undefined) return [];
-  if (runsAtTarget(state)) {
+  if (runsAtTarget(state.phase)) {
     if (source.state !== "fenced" && source.state !== "stopped") return [];
     return [
       {

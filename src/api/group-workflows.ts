@@ -35,8 +35,8 @@ import {
 } from "../workflows/messages.ts";
 
 const UPDATE_MS = 30_000;
-/** These answer only when their work is done. */
-const WAITING_MS = { bookmark: 120_000, pause: 60_000, resume: 60_000 } as const;
+/** These answer only when their work is done, or the source was asked. */
+const WAITING_MS = { bookmark: 120_000, pause: 60_000, resume: 60_000, undo: 60_000 } as const;
 const QUERY_MS = 7_000;
 const LOOK_MS = 2_000;
 /** A server that is being restarted is back by then; afterwards a time-out means the worker, not the server. */

@@ -6,7 +6,18 @@ import { Fault } from "#model/fault.ts";
 import type { Random } from "#ports/random.ts";
 
 export type OperationKind =
-  "protect" | "pause" | "resume" | "unprotect" | "bookmark" | "failover" | "test" | "cleanup" | "export";
+  | "protect"
+  | "pause"
+  | "resume"
+  | "unprotect"
+  | "bookmark"
+  | "failover"
+  | "change-point"
+  | "commit"
+  | "undo"
+  | "test"
+  | "cleanup"
+  | "export";
 
 const OPERATION_ID = /^[a-z0-9][a-zA-Z0-9.-]{0,99}$/;
 const GROUP_NAME = /^[a-z0-9][a-z0-9-]{0,40}$/;

@@ -130,6 +130,30 @@ export function addRoutes(app: OpenAPIHono, service: ApiService): void {
     handle: ({ params, body }) => service.failover(params["name"]!, body),
   });
   add({
+    method: post,
+    path: "/v1/groups/{name}/change-point",
+    summary: "After a failover: go on from another point; what was written since becomes a kept branch",
+    body: bodies.changePoint,
+    answers: answers.leaving,
+    handle: ({ params, body }) => service.changePoint(params["name"]!, body),
+  });
+  add({
+    method: post,
+    path: "/v1/groups/{name}/commit",
+    summary: "After a failover: end the right to undo and to change the point; deletes nothing",
+    body: bodies.move,
+    answers: answers.group,
+    handle: ({ params, body }) => service.commit(params["name"]!, body),
+  });
+  add({
+    method: post,
+    path: "/v1/groups/{name}/undo",
+    summary: "After a failover: give the group back to its source; what ran here becomes a kept branch",
+    body: bodies.move,
+    answers: answers.leaving,
+    handle: ({ params, body }) => service.undo(params["name"]!, body),
+  });
+  add({
     method: get,
     path: "/v1/groups/{name}/test-failovers",
     summary: "Test failovers of the group",

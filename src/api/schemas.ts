@@ -52,6 +52,14 @@ export const bodies = {
       note: text.exactOptional(),
     })
     .openapi("Failover"),
+  move: z.object({ operationId, note: text.exactOptional() }).openapi("Move"),
+  changePoint: z
+    .object({
+      operationId,
+      point: text.describe("latest and times look along what the source wrote; @name and ids may be on any branch"),
+      note: text.exactOptional(),
+    })
+    .openapi("ChangePoint"),
   testFailover: z
     .object({ operationId, point: text.exactOptional(), leaseMs: z.number().int().min(1_000).exactOptional() })
     .openapi("TestFailover"),
@@ -108,16 +116,27 @@ const operation = z
     endedAtMs: count.optional(),
     waitsFor: z.string().optional(),
     steps: z.array(step),
+    setAside: z.looseObject({ branch: z.string(), bytes: count }).optional(),
   })
   .openapi("OperationState");
 const group = z
   .looseObject({
     name: z.string(),
-    phase: z.enum(["unprotected", "seeding", "protected", "failing-over", "failed-over", "committed"]),
+    phase: z.enum([
+      "unprotected",
+      "seeding",
+      "protected",
+      "failing-over",
+      "failed-over",
+      "changing-point",
+      "undoing",
+      "committed",
+    ]),
     conditions: z.array(z.string()),
     health: z.array(healthReason),
     activeSite: z.string(),
     epoch: count,
+    branch: z.string(),
     rpoMs: count.nullable(),
     lagMs: count.nullable(),
     backlogBytes: count,
@@ -138,6 +157,12 @@ const started = z
   .looseObject({ operationId: z.string(), workflowId: z.string(), epoch: count })
   .openapi("OperationStarted");
 
+const setAside = z.looseObject({
+  branch: z.string(),
+  ranMs: count.optional(),
+  bytes: count.describe("As last seen; 0 when nothing was"),
+});
+
 export const answers = {
   status: z
     .looseObject({
@@ -157,6 +182,7 @@ export const answers = {
   operation,
   operations: z.array(operation),
   started,
+  leaving: started.extend({ setsAside: setAside }).openapi("LeaveStarted"),
   export: z
     .looseObject({
       operationId: z.string(),

@@ -3,10 +3,10 @@
  * by the group's own workflow: what is decided here is only who is asked, and how the answer reads.
  */
 import { Fault, isFault } from "#model/fault.ts";
-import { selectPoint } from "#model/point-selector.ts";
+import { namesOnePoint, selectPoint } from "#model/point-selector.ts";
 import type { RecoveryPoint } from "#ports/replication.ts";
 import { groupWorkflowId, type GroupState, type Operation, type OperationState } from "../workflows/messages.ts";
-import type { ApiClient, GroupView, RoleView, StatusView } from "./contract.ts";
+import type { ApiClient, ChangePointBody, GroupView, MoveBody, RoleView, StatusView } from "./contract.ts";
 import type { ApiDependencies } from "./dependencies.ts";
 import { failoverCandidate } from "./failover-candidate.ts";
 import { groupView } from "./group-view.ts";
@@ -18,7 +18,7 @@ import {
   type OperationKind,
 } from "./operation-id.ts";
 import { planProtection } from "./protect.ts";
-import { look, lookAtAgents, lookAtGroup, siteAccess } from "./sites.ts";
+import { lineOf, look, lookAtAgents, lookAtGroup, siteAccess } from "./sites.ts";
 
 /** How often a long poll looks. */
 const POLL_MS = 200;
@@ -31,12 +31,23 @@ type Identified = { readonly operationId?: string };
 /** The contract, with the operation ids that the HTTP client sends. */
 export interface ApiService extends Omit<
   ApiClient,
-  "bookmark" | "pause" | "resume" | "unprotect" | "cleanUpTestFailover" | "openExport"
+  | "bookmark"
+  | "changePoint"
+  | "commit"
+  | "undo"
+  | "pause"
+  | "resume"
+  | "unprotect"
+  | "cleanUpTestFailover"
+  | "openExport"
 > {
   bookmark(group: string, body: { readonly name: string } & Identified): Promise<RecoveryPoint>;
   pause(group: string, body: Identified): Promise<GroupView>;
   resume(group: string, body: Identified): Promise<GroupView>;
   unprotect(group: string, body: Identified): ReturnType<ApiClient["unprotect"]>;
+  changePoint(group: string, body: ChangePointBody & Identified): ReturnType<ApiClient["changePoint"]>;
+  commit(group: string, body: MoveBody & Identified): ReturnType<ApiClient["commit"]>;
+  undo(group: string, body: MoveBody & Identified): ReturnType<ApiClient["undo"]>;
   cleanUpTestFailover(
     group: string,
     testOperationId: string,
@@ -106,8 +117,13 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
     });
   }
 
-  async function pointsOf(state: GroupState): Promise<readonly RecoveryPoint[]> {
-    return await siteAccess(dependencies, state.targetSite).masterTarget.listPoints({ groupId: state.groupId });
+  /** All points; with a selector that chooses along a line of history, those of the line that the group is on. */
+  async function pointsOf(state: GroupState, selector?: string): Promise<readonly RecoveryPoint[]> {
+    const line = selector === undefined || namesOnePoint(selector) ? {} : lineOf(state);
+    return await siteAccess(dependencies, state.targetSite).masterTarget.listPoints({
+      groupId: state.groupId,
+      ...line,
+    });
   }
 
   /**
@@ -237,6 +253,23 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
       return await workflows.update(name, "failover", request);
     },
 
+    async changePoint(name, { operationId, ...body }) {
+      await assertSelectable(name, body.point);
+      return await workflows.update(name, "changePoint", {
+        ...identify(checkGroupName(name), "change-point", operationId),
+        ...body,
+      });
+    },
+
+    async commit(name, { operationId, ...body }) {
+      const request = { ...identify(checkGroupName(name), "commit", operationId), ...body };
+      await workflows.update(name, "commit", request);
+      return await viewOf(await workflows.state(name));
+    },
+
+    undo: async (name, { operationId, ...body }) =>
+      await workflows.update(name, "undo", { ...identify(checkGroupName(name), "undo", operationId), ...body }),
+
     async startTestFailover(name, { point = "latest", leaseMs = LEASE_MS, operationId }) {
       await assertSelectable(name, point);
       const request = { ...identify(checkGroupName(name), "test", operationId), point, leaseMs };
@@ -294,7 +327,7 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
     async openExport(name, { point = "latest", writable = false, operationId }) {
       const state = await workflows.state(checkGroupName(name));
       const { masterTarget } = siteAccess(dependencies, state.targetSite);
-      const chosen = selectPoint(await pointsOf(state), point, clock.now());
+      const chosen = selectPoint(await pointsOf(state, point), point, clock.now());
       return await masterTarget.openExport({
         groupId: state.groupId,
         operationId: identify(name, "export", operationId).operationId,

@@ -1,10 +1,11 @@
 /** Asking sites: which one, and what they say right now without letting one that hangs hold up the answer. */
 import { Fault, isFault } from "#model/fault.ts";
+import { runsAtTarget } from "#model/group-phase.ts";
 import type { ProcessServer } from "#ports/process-server.ts";
 import type { GroupState } from "../workflows/messages.ts";
 import type { AgentView } from "./contract.ts";
 import type { ApiDependencies, SiteAccess } from "./dependencies.ts";
-import { runsAtTarget, type LiveFacts } from "./group-view.ts";
+import type { LiveFacts } from "./group-view.ts";
 
 /** A look is for a person who waits; what takes longer is left out. */
 const LOOK_MS = 2_500;
@@ -47,10 +48,12 @@ export async function lookAtGroup(dependencies: ApiDependencies, state: GroupSta
   const targetIsThere = isConnected(dependencies, state.targetSite, "master-target");
   const ask = <T>(there: boolean, question: () => Promise<T>): Promise<T | undefined> =>
     there ? look(dependencies, question) : Promise.resolve(undefined);
-  const replicaId = runsAtTarget(state) ? state.replica?.operationId : undefined;
+  const replicaId = runsAtTarget(state.phase) ? state.replica?.operationId : undefined;
   const [progress, points, source, replica] = await Promise.all([
-    ask(targetIsThere && !runsAtTarget(state), () => masterTarget.observeGroup({ groupId, cursor: "", waitMs: 0 })),
-    ask(targetIsThere, () => masterTarget.listPoints({ groupId, limit: 1 })),
+    ask(targetIsThere && !runsAtTarget(state.phase), () =>
+      masterTarget.observeGroup({ groupId, cursor: "", waitMs: 0 }),
+    ),
+    ask(targetIsThere, () => masterTarget.listPoints({ groupId, limit: 1, ...lineOf(state) })),
     ask(dependencies.sites.has(state.sourceSite) && isConnected(dependencies, state.sourceSite, "process-server"), () =>
       siteAccess(dependencies, state.sourceSite).processServer.groupState({ groupId }),
     ),
@@ -63,6 +66,11 @@ export async function lookAtGroup(dependencies: ApiDependencies, state: GroupSta
     ...(source === undefined ? {} : { source }),
     ...(replica === undefined ? {} : { replica }),
   };
+}
+
+/** Only points of the line that the group is on now: what an undo set aside is listed, but is not its newest state. */
+export function lineOf({ branch }: Pick<GroupState, "branch">): { readonly branch?: string } {
+  return branch === "" ? {} : { branch };
 }
 
 /** Agents of all sites whose process server answers. */

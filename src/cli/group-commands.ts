@@ -145,18 +145,26 @@ function parseForward(text: string): { guestPort: number; hostPort: number } {
   return { guestPort: Number(match[1]), hostPort: Number(match[2] ?? 0) };
 }
 
-/** `point list --json`: the contract's fields, with the cut as RFC 3339. */
-function pointView(point: RecoveryPoint): RecoveryPoint & { readonly cutAt: string } {
-  return { ...point, cutAt: new Date(point.cutAtMs).toISOString() };
+interface PointView extends RecoveryPoint {
+  readonly cutAt: string;
+  /** The line of history that it is on; after an undo or a change of point there are several. */
+  readonly branch: string;
 }
 
-function describePoints(points: readonly (RecoveryPoint & { readonly cutAt: string })[]): string {
+/** `point list --json`: the contract's fields, with the cut as RFC 3339. */
+function pointView(point: RecoveryPoint): PointView {
+  const branches = [...new Set(point.members.map((member) => member.branch))];
+  return { ...point, cutAt: new Date(point.cutAtMs).toISOString(), branch: branches.join(",") };
+}
+
+function describePoints(points: readonly PointView[]): string {
   if (points.length === 0) return "No points yet";
   return table([
-    ["ID", "CUT AT", "KIND", "CONSISTENCY", "GRADE", "KEPT BECAUSE"],
+    ["ID", "CUT AT", "BRANCH", "KIND", "CONSISTENCY", "GRADE", "KEPT BECAUSE"],
     ...points.map((point) => [
       point.id,
       point.cutAt,
+      point.branch,
       point.name === undefined ? point.kind : `@${point.name}`,
       point.consistency,
       point.grade,
@@ -181,9 +189,9 @@ function describeGroups(groups: readonly GroupView[]): string {
   ]);
 }
 
-function describeGroup(view: GroupView): string {
+export function describeGroup(view: GroupView): string {
   const lines = [
-    `${view.name}: ${view.phase}${view.conditions.length === 0 ? "" : ` (${view.conditions.join(", ")})`}, ${view.sourceSite} → ${view.targetSite}, active at ${view.activeSite}, epoch ${view.epoch}`,
+    `${view.name}: ${view.phase}${view.conditions.length === 0 ? "" : ` (${view.conditions.join(", ")})`}, ${view.sourceSite} → ${view.targetSite}, active at ${view.activeSite}, epoch ${view.epoch}, branch ${view.branch}`,
     `  RPO ${duration(view.rpoMs)}, lag ${duration(view.lagMs)}, backlog ${size(view.backlogBytes)}, shipped ${size(view.shippedBytes)} of ${size(view.writtenBytes)} written`,
   ];
   if (view.syncRemainingBytes > 0) {

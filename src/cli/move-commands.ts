@@ -1,10 +1,11 @@
 /** The moves people make in an emergency, and the operations behind them. */
 import type { Command } from "commander";
 import { Fault } from "#model/fault.ts";
-import type { FailoverCandidate } from "../api/contract.ts";
+import type { ApiClient, FailoverCandidate, LeaveStarted } from "../api/contract.ts";
 import { confirm } from "./confirm.ts";
 import { globalOptions, outputOf, parseDuration, type CliDependencies, type WaitOptions } from "./context.ts";
-import { duration, table } from "./output.ts";
+import { describeGroup } from "./group-commands.ts";
+import { duration, size, table, type Output } from "./output.ts";
 import { describeOperation, startAndWatch, watchOperation } from "./watch-operation.ts";
 
 interface FailoverOptions extends WaitOptions {
@@ -15,7 +16,17 @@ interface FailoverOptions extends WaitOptions {
   readonly note?: string;
 }
 
+interface MoveOptions extends WaitOptions {
+  readonly yes?: boolean;
+  readonly note?: string;
+}
+
 export function addMoveCommands(program: Command, { client, stop }: CliDependencies): void {
+  const reach = (command: Command): { readonly api: ApiClient; readonly output: Output } => ({
+    api: client(globalOptions(command).state),
+    output: outputOf(command),
+  });
+
   program
     .command("failover")
     .argument("[group]", "left out: what could be failed over, and what to type")
@@ -46,6 +57,54 @@ export function addMoveCommands(program: Command, { client, stop }: CliDependenc
           ...(options.note === undefined ? {} : { note: options.note }),
         });
       await startAndWatch(start, api, output, { ...options, stop });
+    });
+
+  program
+    .command("change-point")
+    .argument("<group>")
+    .description("after a failover: go on from another point; what was written since is kept as a branch")
+    .requiredOption("--point <selector>", "latest (of the source), @name, an RFC 3339 time, a point id")
+    .option("--note <text>", "kept with the operation")
+    .option("--yes", "do not ask")
+    .option("--no-wait", "print the operation id and return")
+    .option("--timeout <duration>", "stop waiting after this time")
+    .action(async (name: string, options: MoveOptions & { readonly point: string }, command: Command) => {
+      const what = `A change of point stops "${name}" and starts it anew from ${options.point}; what it wrote since the failover is set aside as a branch`;
+      await confirm(what, name, { yes: options.yes ?? false });
+      const { api, output } = reach(command);
+      const start = () => api.changePoint(name, { point: options.point, ...noted(options) });
+      await startAndWatch(telling(start, output), api, output, { ...options, stop });
+    });
+  program
+    .command("undo")
+    .argument("<group>")
+    .description("after a failover: back to the source; what was written at the other site is kept as a branch")
+    .option("--note <text>", "kept with the operation")
+    .option("--yes", "do not ask")
+    .option("--no-wait", "print the operation id and return")
+    .option("--timeout <duration>", "stop waiting after this time")
+    .action(async (name: string, options: MoveOptions, command: Command) => {
+      const what = `An undo stops "${name}" at the recovery site, and its source goes on without what it wrote there, which is set aside as a branch`;
+      await confirm(what, name, { yes: options.yes ?? false });
+      const { api, output } = reach(command);
+      await startAndWatch(
+        telling(() => api.undo(name, noted(options)), output),
+        api,
+        output,
+        { ...options, stop },
+      );
+    });
+  program
+    .command("commit")
+    .argument("<group>")
+    .description("after a failover: it stays; ends the right to undo and to change the point, deletes nothing")
+    .option("--note <text>", "kept with the operation")
+    .option("--yes", "do not ask")
+    .action(async (name: string, options: MoveOptions, command: Command) => {
+      const what = `A commit of "${name}" ends the right to undo its failover and to change its point`;
+      await confirm(what, name, { yes: options.yes ?? false });
+      const { api, output } = reach(command);
+      output.answer(await api.commit(name, noted(options)), describeGroup);
     });
 
   const test = program
@@ -178,6 +237,21 @@ export function addMoveCommands(program: Command, { client, stop }: CliDependenc
     .action(async (id: string, _: unknown, command: Command) => {
       outputOf(command).answer(await client(globalOptions(command).state).cancelOperation(id), describeOperation);
     });
+}
+
+function noted({ note }: MoveOptions): { readonly note?: string } {
+  return note === undefined ? {} : { note };
+}
+
+/** "sets aside 37 min 2 s, 4.1 GiB, as branch x-…" goes to the person before the first step is heard of. */
+function telling(start: () => Promise<LeaveStarted>, output: Output): () => Promise<LeaveStarted> {
+  return async () => {
+    const started = await start();
+    const { branch, ranMs, bytes } = started.setsAside;
+    const parts = [...(ranMs === undefined ? [] : [duration(ranMs)]), ...(bytes === 0 ? [] : [size(bytes)])];
+    output.say(`  sets aside ${parts.length === 0 ? "its writes" : parts.join(", ")}, as branch ${branch}`);
+    return started;
+  };
 }
 
 function describeCandidates(candidates: readonly FailoverCandidate[]): string {

@@ -5,7 +5,6 @@ import { Client, Connection } from "@temporalio/client";
 import { Fault } from "#model/fault.ts";
 import type { Machine } from "#ports/hypervisor.ts";
 import type { ExportStatus } from "#ports/master-target.ts";
-import type { RecoveryPoint } from "#ports/replication.ts";
 import { systemClock } from "../../src/adapters/clock/system-clock.ts";
 import { silentLog } from "../../src/adapters/log/pino-log.ts";
 import { systemRandom } from "../../src/adapters/random/system-random.ts";
@@ -139,6 +138,9 @@ test("the description names every route", async () => {
     "post /v1/groups",
     "get /v1/groups/{name}/points",
     "post /v1/groups/{name}/failover",
+    "post /v1/groups/{name}/change-point",
+    "post /v1/groups/{name}/commit",
+    "post /v1/groups/{name}/undo",
     "delete /v1/groups/{name}/test-failovers/{operation}",
     "post /v1/enroll",
   ]) {
@@ -298,6 +300,41 @@ test("a source that comes back after the failover is named in the group's health
   assert.ok(view.health.some(({ code, level }) => code === "OLD_SOURCE_FENCED" && level === "warning"));
 });
 
+test("after the failover: another point, back to the source, and once more for good", async () => {
+  const [oldest] = (await api.points("web")).slice(-1);
+  await rejection(api.changePoint("web", { point: "@nothing" }), "POINT_NOT_FOUND");
+  await rejection(api.changePoint("web", { point: "" }), "USAGE");
+  const change = await api.changePoint("web", { point: oldest!.id, operationId: "web.change-point.1" });
+  assert.equal(change.setsAside.branch, "branch-web.failover.1");
+  const changed = await watch("web.change-point.1");
+  assert.equal(changed.state, "done", JSON.stringify(changed.fault));
+  assert.equal(changed.pointId, oldest!.id);
+  const view = await api.group("web");
+  assert.deepEqual([view.phase, view.branch, view.epoch], ["failed-over", "branch-web.change-point.1", 2]);
+  assert.deepEqual(view.allowedOperations, ["change-point", "commit", "undo"]);
+
+  const back = await api.undo("web", { operationId: "web.undo.1", note: "a false alarm" });
+  assert.equal(back.epoch, 3);
+  assert.equal((await watch("web.undo.1")).state, "done");
+  const home = await untilView((one) => one.phase === "protected" && one.backlogBytes === 0);
+  assert.deepEqual([home.activeSite, home.branch, home.epoch], [SOURCE, "root", 3]);
+  // What was set aside is listed, and is not the newest state of the group.
+  const kept = sites.world.barriers.findLast((one) => one.branch.startsWith("branch-"));
+  assert.ok((await api.points("web")).some((point) => point.barrier === kept!.barrier));
+  assert.ok((await api.group("web")).newestPoint?.barrier !== kept!.barrier);
+  await rejection(api.commit("web"), "REFUSED");
+
+  await api.failover("web", { mode: "unplanned", sourceLost: true, operationId: "web.failover.2" });
+  assert.equal((await watch("web.failover.2")).state, "done");
+  sites.loseSource(true);
+  const refused = await rejection(api.undo("web"), "REFUSED");
+  assert.match(refused.message, /does not answer/);
+  const committed = await api.commit("web", { note: "it stays" });
+  assert.deepEqual([committed.phase, committed.allowedOperations], ["committed", []]);
+  await rejection(api.undo("web"), "REFUSED");
+  sites.loseSource(false);
+});
+
 test("machines of a site's hypervisor are made once, started, shut down", async () => {
   const body = {
     operationId: "demo",
@@ -380,7 +417,8 @@ function access(site: "primary" | "secondary"): SiteAccess {
   return {
     masterTarget: {
       observeGroup: async ({ groupId }: { groupId: string }) => (asked.push(groupId), unreachable()),
-      listPoints: async ({ limit }: { limit?: number }) => points().slice(0, limit),
+      listPoints: async ({ limit, ...line }: { groupId: string; limit?: number; branch?: string }) =>
+        (await sites.dependencies.masterTarget(TARGET).listPoints(line)).slice(0, limit),
       exportStatus: unreachable,
       openExport: async ({
         operationId,
@@ -454,21 +492,4 @@ function access(site: "primary" | "secondary"): SiteAccess {
       list: async () => [...machines.values()],
     },
   } as unknown as SiteAccess; // Only what the API calls.
-}
-
-function points(): readonly RecoveryPoint[] {
-  return sites.world.barriers
-    .map(({ barrier, cutAtMs, name }) => ({
-      id: `${String(cutAtMs).padStart(13, "0")}-${barrier.toString(16).padStart(16, "0")}`,
-      groupId: "web",
-      barrier,
-      cutAtMs,
-      kind: name === undefined ? ("recovery" as const) : ("bookmark" as const),
-      ...(name === undefined ? {} : { name }),
-      consistency: "crash" as const,
-      grade: "committed" as const,
-      reasonKept: "journal",
-      members: [],
-    }))
-    .toReversed();
 }
