@@ -57,11 +57,14 @@ func (m *machine) SuspendVMTask(ctx *simulator.Context, request *types.SuspendVM
 // ShutdownGuest asks the guest as its tools would; without tools there is nobody to ask.
 func (m *machine) ShutdownGuest(ctx *simulator.Context, request *types.ShutdownGuest) soap.HasFault {
 	guest := m.world.guest(m.Self)
-	if guest == nil {
+	m.world.mutex.Lock()
+	mute := m.world.mute[m.Config.InstanceUuid]
+	m.world.mutex.Unlock()
+	if guest == nil && !mute {
 		return m.VirtualMachine.ShutdownGuest(ctx, request)
 	}
 	body := &methods.ShutdownGuestBody{}
-	if !guest.ready.Load() {
+	if mute || !guest.ready.Load() {
 		body.Fault_ = simulator.Fault("VMware Tools is not running in this virtual machine", &types.ToolsUnavailable{})
 		return body
 	}

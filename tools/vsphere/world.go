@@ -28,6 +28,7 @@ type world struct {
 	failures map[string]types.BaseMethodFault // The next task of this name ends with it.
 	sessions map[string]bool
 	calls    map[string]int
+	mute     map[string]bool // Machines, by instance id, whose tools do not answer.
 
 	registries map[*simulator.Registry]bool // Of sessions, with wrappers in them.
 }
@@ -40,6 +41,7 @@ func newWorld(model *simulator.Model, qemu, isolated string) *world {
 		failures:   map[string]types.BaseMethodFault{},
 		sessions:   map[string]bool{},
 		calls:      map[string]int{},
+		mute:       map[string]bool{},
 		registries: map[*simulator.Registry]bool{},
 	}
 	w.registry.Handler = w.handle
@@ -216,6 +218,20 @@ func (w *world) serveControl(mux *http.ServeMux) {
 			return
 		}
 		http.Error(out, "no guest", http.StatusNotFound)
+	})
+	// ?id=INSTANCE-UUID: nobody in the machine listens any more.
+	mux.HandleFunc("/test/mute", func(_ http.ResponseWriter, in *http.Request) {
+		w.mutex.Lock()
+		defer w.mutex.Unlock()
+		w.mute[in.FormValue("id")] = true
+	})
+	// ?id=INSTANCE-UUID&name=NAME: a person renames a machine.
+	mux.HandleFunc("/test/rename", func(_ http.ResponseWriter, in *http.Request) {
+		for _, it := range w.registry.All("VirtualMachine") {
+			if vm := it.(*simulator.VirtualMachine); vm.Config.InstanceUuid == in.FormValue("id") {
+				w.change(vm.Self, types.PropertyChange{Name: "name", Val: in.FormValue("name")})
+			}
+		}
 	})
 	// Every machine there is, as "NAME INSTANCE-UUID".
 	mux.HandleFunc("/test/machines", func(out http.ResponseWriter, _ *http.Request) {

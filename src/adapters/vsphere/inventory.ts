@@ -6,14 +6,23 @@ import { readAll, readObject } from "./properties.ts";
 import type { Vim } from "./session.ts";
 import type { OptionValue } from "./vim-types.ts";
 
-/** By its instance id, which is the machine's id here; undefined when there is none. */
+/**
+ * By its instance id, which is the machine's id here; undefined when there is none. Throws HYPERVISOR_UNAVAILABLE for a machine that
+ * vCenter knows and cannot show (its host or its datastore is away): it is not gone.
+ */
 export async function findMachine(vim: Vim, id: string): Promise<MachineView | undefined> {
   const { searchIndex } = vim.content;
   if (searchIndex === undefined) throw new Fault("PROTOCOL_INVALID", "vCenter names no search index");
   const reference = await vim.call("FindByUuid", { _this: searchIndex, uuid: id, vmSearch: true, instanceUuid: true });
   if (reference === undefined) return undefined;
   const properties = await readObject(vim, reference, MACHINE_PATHS);
-  return properties === undefined ? undefined : viewOf(reference, properties);
+  if (properties === undefined) return undefined; // It went between the two questions.
+  const view = viewOf(reference, properties);
+  if (view !== undefined) return view;
+  throw new Fault("HYPERVISOR_UNAVAILABLE", `vCenter cannot show the configuration of the machine "${id}"`, {
+    details: { machineId: id },
+    hint: "Look at it in vCenter: its host or its datastore may not be reachable",
+  });
 }
 
 /** Those that Leeward made, of one operation or of all, wherever a person moved them. */

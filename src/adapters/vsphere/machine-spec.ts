@@ -42,8 +42,9 @@ const KIB = 1024;
  */
 export function vmNameOf(name: string, instanceUuid: string): string {
   const end = `-leeward-${instanceUuid.slice(0, 8)}`;
-  // vCenter escapes some characters and would then not find the name again.
-  return `${name.replace(/[^\p{L}\p{N}._ -]/gu, "_").slice(0, VM_NAME_LENGTH - end.length)}${end}`;
+  // vCenter escapes some characters and would then not find the name again; half a letter at the end cannot be sent.
+  const start = name.replace(/[^\p{L}\p{N}._ -]/gu, "_").slice(0, VM_NAME_LENGTH - end.length);
+  return `${start.replace(/[\ud800-\udbff]$/, "")}${end}`;
 }
 
 /** Throws: CONFIG_INVALID, REFUSED: a disk that vSphere cannot attach. */
