@@ -170,13 +170,16 @@ import nbd, random, struct, sys, select, time
 urls = sys.argv[1:]
 random.seed(7)
 def dial(url):
-    for _ in range(600):
+    born = time.monotonic()
+    while True:
         try:
-            h = nbd.NBD(); h.connect_uri(url); return h
-        except nbd.Error: time.sleep(0.05)
-    raise SystemExit("cannot connect to " + url)
-disks = [dial(u) for u in urls]
-sizes = [d.get_size() for d in disks]
+            h = nbd.NBD(); h.connect_uri(url); return h, h.get_size()
+        except nbd.Error as error:
+            if time.monotonic() - born > 120: raise SystemExit("cannot connect to %s: %s" % (url, error))
+            time.sleep(0.05)
+connected = [dial(u) for u in urls]
+disks = [h for h, _ in connected]
+sizes = [size for _, size in connected]
 n = 0
 while not select.select([sys.stdin], [], [], 0)[0]:
     n += 1
@@ -187,7 +190,7 @@ while not select.select([sys.stdin], [], [], 0)[0]:
             # A killed tap comes back: dial again and write again, as a guest's driver does.
             try:
                 disks[i].pwrite(data, block * 4096, nbd.CMD_FLAG_FUA); break
-            except nbd.Error: disks[i] = dial(url)
+            except nbd.Error: disks[i], _ = dial(url)
     if n % 20 == 0: print(n, flush=True)
     time.sleep(0.002)
 print(n, flush=True)
