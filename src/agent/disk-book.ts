@@ -2,7 +2,7 @@
  * The list of disks that this agent taps: besides its identity all that it keeps. Written before a disk is tapped for the first time, so
  * that after any crash every disk that a machine may be attached to comes up again.
  */
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeSync } from "node:fs";
+import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { Fault } from "#model/fault.ts";
 import { readList, readName, readObject, readText } from "#model/json-reader.ts";
@@ -65,12 +65,20 @@ function readBook(file: string): readonly BookedDisk[] {
 
 function writeDurably(file: string, text: string): void {
   const part = `${file}.part`;
-  const descriptor = openSync(part, "w", 0o600);
   try {
-    writeSync(descriptor, text);
-    fsyncSync(descriptor);
-  } finally {
-    closeSync(descriptor);
+    const descriptor = openSync(part, "w", 0o600);
+    try {
+      writeFileSync(descriptor, text); // Unlike one writeSync, all of it or an error.
+      fsyncSync(descriptor);
+    } finally {
+      closeSync(descriptor);
+    }
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOSPC") throw error;
+    throw new Fault("DISK_FULL", `No space left to write "${file}"`, {
+      cause: error,
+      hint: "Free space under the agent's state folder; what was protected before stays so",
+    });
   }
   renameSync(part, file);
   const folder = openSync(dirname(file), "r");

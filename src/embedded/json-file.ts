@@ -1,5 +1,5 @@
 /** Small state files: written whole, made durable, then renamed into place. A reader sees the old or the new one, never a part. */
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeSync } from "node:fs";
+import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { Fault } from "#model/fault.ts";
 
@@ -13,7 +13,7 @@ export function writeTextFile(path: string, text: string, mode = 0o600): void {
   const draft = `${path}.${process.pid}.draft`;
   const descriptor = openSync(draft, "w", mode);
   try {
-    writeSync(descriptor, text);
+    writeFileSync(descriptor, text); // Unlike one writeSync, all of it or an error.
     fsyncSync(descriptor);
   } finally {
     closeSync(descriptor);

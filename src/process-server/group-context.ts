@@ -9,7 +9,7 @@
  * ```
  */
 import { randomBytes } from "node:crypto";
-import { Fault } from "#model/fault.ts";
+import { Fault, isFault } from "#model/fault.ts";
 import type { Clock } from "#ports/clock.ts";
 import type { Link } from "#ports/link.ts";
 import type { Log } from "#ports/log.ts";
@@ -181,7 +181,12 @@ async function stopSweep(group: GroupContext, machine: string): Promise<void> {
 /** We are not the active site any more: cut and ship nothing until control decides anew. */
 export function fence(group: GroupContext, fault: Fault): void {
   group.log.error("The group is fenced: another site is active", { fault });
-  group.file.save({ fencedEpoch: group.order.groupEpoch });
+  try {
+    group.file.save({ fencedEpoch: group.order.groupEpoch });
+  } catch (error) {
+    if (!isFault(error)) throw error;
+    group.log.error("The fence is known in memory only; after a restart the store says it again", { fault: error });
+  }
   group.streamFault = fault;
   group.stream?.close();
   group.stream = undefined;

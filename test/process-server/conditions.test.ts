@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -264,6 +264,27 @@ test(
     await site.startProcessServer();
     machine.startAgent();
     await eventually("a point of the new copy", () => mover.points > points);
+    await cut();
+    assertSame();
+  },
+);
+
+test(
+  "no space for the process server's state: it says so, and goes on when there is room",
+  { timeout: 60_000 },
+  async (t) => {
+    const { site, mover, write, cut, assertSame } = await one(t);
+    const file = join(site.folder, "ps", "groups", "group.json");
+    // Every write to this device fails with ENOSPC, also root's.
+    symlinkSync("/dev/full", `${file}.part`);
+    await write(5, numbered(1, 1, 5));
+    const { points } = mover;
+    await assert.rejects(
+      () => cut(2_000),
+      (error) => error instanceof Fault && error.code === "TIMED_OUT" && error.message.includes("No space left"),
+    );
+    assert.equal(mover.points, points);
+    rmSync(`${file}.part`);
     await cut();
     assertSame();
   },

@@ -121,7 +121,7 @@ function createWriteIntent(path: string, fd: number, identity: IntentIdentity): 
   }
   for (let region = 0; region < regions; region++) states[region] = hasBit(bits, region) ? DURABLE : CLEAR;
   const generation = (typeof before === "string" ? readGeneration(fd) : before.generation) + 1;
-  writeSync(fd, bits, 0, bits.length, HEADER_BYTES);
+  writeAll(fd, bits, HEADER_BYTES);
   // The bits are there before the header vouches for them.
   fsyncSync(fd);
   writeHeader(fd, identity, generation, undefined);
@@ -251,7 +251,7 @@ function createWriteIntent(path: string, fd: number, identity: IntentIdentity): 
       closed = true;
       if (!gaveUp && clean !== undefined) {
         // `bits` as a whole: what was cleared since may not have been written.
-        writeSync(fd, bits, 0, bits.length, HEADER_BYTES);
+        writeAll(fd, bits, HEADER_BYTES);
         fsyncSync(fd);
         writeHeader(fd, identity, generation, clean.imageMtimeNs);
       }
@@ -336,8 +336,13 @@ function writeHeader(fd: number, identity: IntentIdentity, generation: number, c
   header.writeUInt32LE(id.length, 56);
   id.copy(header, 60);
   header.writeUInt32LE(crc32c(header.subarray(0, HEADER_BYTES - 4)), HEADER_BYTES - 4);
-  writeSync(fd, header, 0, HEADER_BYTES, 0);
+  writeAll(fd, header, 0);
   fsyncSync(fd);
+}
+
+/** One writeSync may write a part only, on a disk that is nearly full. */
+function writeAll(fd: number, data: Buffer, position: number): void {
+  for (let at = 0; at < data.length;) at += writeSync(fd, data, at, data.length - at, position + at);
 }
 
 function packBootId(bootId: string): Buffer {
