@@ -10,7 +10,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// machine wraps a machine for the length of one call; the registry keeps the plain one.
+// machine wraps a machine for one session; the shared registry keeps the plain one.
 type machine struct {
 	*simulator.VirtualMachine
 	world *world

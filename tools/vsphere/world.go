@@ -12,7 +12,9 @@ import (
 
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -22,6 +24,7 @@ type world struct {
 	qemu     string
 	isolated string
 
+	creating sync.Mutex
 	mutex    sync.Mutex
 	guests   map[types.ManagedObjectReference]*guest
 	consoles map[string]string                // Of each machine's last guest, by instance id.
@@ -49,7 +52,7 @@ func newWorld(model *simulator.Model, qemu, isolated string) *world {
 	return w
 }
 
-// handle runs before every call: it may refuse it, or hand it to a wrapper that lives as long as the call.
+// handle runs before every call, and sees to it that machines and folders answer through our wrappers.
 func (w *world) handle(ctx *simulator.Context, call *simulator.Method) (mo.Reference, types.BaseMethodFault) {
 	w.mutex.Lock()
 	w.calls[call.Name]++
@@ -60,22 +63,42 @@ func (w *world) handle(ctx *simulator.Context, call *simulator.Method) (mo.Refer
 	if ctx.Session == nil {
 		return nil, nil
 	}
+	var wrapper mo.Reference
 	switch it := w.registry.Get(call.This).(type) {
 	case *simulator.VirtualMachine:
-		// A session's own registry is looked at before the shared one. In the shared one the wrapper would panic at snapshots.
-		own := ctx.Session.Registry
-		if own.Get(call.This) == nil {
-			own.Put(&machine{it, w})
-			w.mutex.Lock()
-			w.registries[own] = true
-			w.mutex.Unlock()
-		}
+		wrapper = &machine{it, w}
 	case *simulator.Folder:
-		if request, ok := call.Body.(*types.CreateVM_Task); ok {
-			return nil, w.refuseCreate(call.This, &request.Config)
-		}
+		wrapper = &folder{it, w}
+	default:
+		return nil, nil
+	}
+	// A session's own registry is looked at before the shared one. In the shared one a wrapper would panic at snapshots.
+	own := ctx.Session.Registry
+	if own.Get(call.This) == nil {
+		own.Put(wrapper)
+		w.mutex.Lock()
+		w.registries[own] = true
+		w.mutex.Unlock()
 	}
 	return nil, nil
+}
+
+// folder wraps a folder, to look and create as one step: of two that create the same name at once, one is refused.
+type folder struct {
+	*simulator.Folder
+	world *world
+}
+
+func (f *folder) CreateVMTask(ctx *simulator.Context, request *types.CreateVM_Task) soap.HasFault {
+	task := simulator.CreateTask(f.Reference(), "createVm", func(*simulator.Task) (types.AnyType, types.BaseMethodFault) {
+		f.world.creating.Lock()
+		defer f.world.creating.Unlock()
+		if fault := f.world.refuseCreate(f.Self, &request.Config); fault != nil {
+			return nil, fault
+		}
+		return wait(ctx, f.Folder.CreateVMTask(ctx, request).(*methods.CreateVM_TaskBody).Res.Returnval)
+	})
+	return &methods.CreateVM_TaskBody{Res: &types.CreateVM_TaskResponse{Returnval: task.Run(ctx)}}
 }
 
 // watch sees objects go, so that no session keeps the wrapper of a machine that was destroyed.

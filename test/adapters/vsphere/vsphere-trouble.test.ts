@@ -83,6 +83,21 @@ test("two processes that create the same machine at once make one", async () => 
   assert.equal((await simulator.connect().list()).length, 1);
 });
 
+test("two processes that start or stop the same machine at once both find it as they wanted", async () => {
+  await using simulator = await startSimulator();
+  const drivers = [simulator.connect(), simulator.connect(), simulator.connect()];
+  const [machine] = await Promise.all(drivers.map((one) => one.createMachine(REQUEST)));
+  assert.ok(machine !== undefined);
+  for (let round = 0; round < 5; round++) {
+    const on = await Promise.all(drivers.map((one) => one.start(machine.id)));
+    assert.deepEqual(new Set(on.map((one) => one.power)), new Set(["running"]));
+    const off = await Promise.all(drivers.map((one) => one.powerOff(machine.id)));
+    assert.deepEqual(new Set(off.map((one) => one.power)), new Set(["off"]));
+  }
+  await Promise.all(drivers.map((one) => one.destroy(machine.id)));
+  assert.deepEqual(await simulator.connect().list(), []);
+});
+
 test("a machine is found by its operation after a person renamed it", async () => {
   await using simulator = await startSimulator();
   const hypervisor = simulator.connect();
@@ -163,6 +178,11 @@ test("machines of others are listed, started and stopped, and never changed or d
   assert.ok(first !== undefined);
   const stolen = { ...REQUEST, operationId: "op-2", disks: [{ diskId: "stolen", url: first.url }] };
   await assert.rejects(hypervisor.createMachine(stolen), (error) => isFault(error, "IMAGE_IN_USE"));
+  const [ours] = await hypervisor.list();
+  assert.ok(ours !== undefined);
+  await assert.rejects(hypervisor.attachDisk(ours.id, { diskId: "stolen", url: first.url }), (error) =>
+    isFault(error, "IMAGE_IN_USE"),
+  );
 });
 
 test("a disk is made with its size when there is none, and its bytes are never made anew", async () => {
