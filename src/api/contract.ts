@@ -8,6 +8,7 @@ import type { Machine, MachineConfig, MachineDisk, MachineNetwork } from "#ports
 import type { ExportStatus } from "#ports/master-target.ts";
 import type { DiskReport, RecoveryPoint } from "#ports/replication.ts";
 import type {
+  Afterwards,
   GroupPhase,
   HealthReason,
   LeaveStarted,
@@ -74,6 +75,8 @@ export interface GroupView {
   readonly allowedOperations: readonly string[];
   readonly disks: readonly GroupDiskView[];
   readonly newestPoint?: RecoveryPoint;
+  /** After a failover: the move that the group makes by itself, and when. */
+  readonly due?: { readonly move: Afterwards["move"]; readonly at: string };
   readonly operations: readonly OperationState[];
 }
 
@@ -93,6 +96,8 @@ export interface FailoverBody {
   readonly point?: string;
   readonly sourceLost?: boolean;
   readonly note?: string;
+  /** What the group does by itself when nobody has decided by then. */
+  readonly afterwards?: Afterwards;
 }
 
 /** Undo, commit. */

@@ -57,6 +57,7 @@ export function groupView(state: GroupState, live: LiveFacts, nowMs: number): Gr
       }),
     ),
     ...(newestPoint === undefined ? {} : { newestPoint }),
+    ...(state.due === undefined ? {} : { due: { move: state.due.move, at: new Date(state.due.atMs).toISOString() } }),
     operations: state.operations,
   };
 }

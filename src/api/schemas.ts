@@ -50,6 +50,10 @@ export const bodies = {
       point: text.exactOptional().describe("latest, latest-app, latest-verified, @name, an RFC 3339 time, a point id"),
       sourceLost: z.boolean().exactOptional(),
       note: text.exactOptional(),
+      afterwards: z
+        .object({ move: z.enum(["commit", "undo"]), afterMs: z.number().int().min(1_000) })
+        .exactOptional()
+        .describe("What the group does by itself when nobody has decided by then"),
     })
     .openapi("Failover"),
   move: z.object({ operationId, note: text.exactOptional() }).openapi("Move"),
@@ -146,6 +150,7 @@ const group = z
       z.looseObject({ id: z.string(), sizeBytes: count, source: z.string(), tapUrl: z.string().optional() }),
     ),
     newestPoint: point.optional(),
+    due: z.looseObject({ move: z.enum(["commit", "undo"]), at: z.string() }).optional(),
     operations: z.array(operation),
   })
   .openapi("Group");

@@ -3,12 +3,13 @@
  * by the group's own workflow: what is decided here is only who is asked, and how the answer reads.
  */
 import { Fault, isFault } from "#model/fault.ts";
-import { namesOnePoint, selectPoint } from "#model/point-selector.ts";
+import { selectPoint } from "#model/point-selector.ts";
 import type { RecoveryPoint } from "#ports/replication.ts";
 import { groupWorkflowId, type GroupState, type Operation, type OperationState } from "../workflows/messages.ts";
 import type { ApiClient, ChangePointBody, GroupView, MoveBody, RoleView, StatusView } from "./contract.ts";
 import type { ApiDependencies } from "./dependencies.ts";
 import { failoverCandidate } from "./failover-candidate.ts";
+import { assertSelectable, pointsOf } from "./group-points.ts";
 import { groupView } from "./group-view.ts";
 import {
   checkGroupName,
@@ -18,7 +19,7 @@ import {
   type OperationKind,
 } from "./operation-id.ts";
 import { planProtection } from "./protect.ts";
-import { lineOf, look, lookAtAgents, lookAtGroup, siteAccess } from "./sites.ts";
+import { look, lookAtAgents, lookAtGroup, siteAccess } from "./sites.ts";
 
 /** How often a long poll looks. */
 const POLL_MS = 200;
@@ -117,32 +118,6 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
     });
   }
 
-  /** All points; with a selector that chooses along a line of history, those of the line that the group is on. */
-  async function pointsOf(state: GroupState, selector?: string): Promise<readonly RecoveryPoint[]> {
-    const line = selector === undefined || namesOnePoint(selector) ? {} : lineOf(state);
-    return await siteAccess(dependencies, state.targetSite).masterTarget.listPoints({
-      groupId: state.groupId,
-      ...line,
-    });
-  }
-
-  /**
-   * A point that is named must be there before anything is fenced: a slip of the pen changes nothing. What is newest is for the move to
-   * choose. A target that does not answer does not hold up the order; the move will say so.
-   */
-  async function assertSelectable(name: string, point: string): Promise<void> {
-    if (point.startsWith("latest")) return;
-    const state = await workflows.state(checkGroupName(name));
-    let points: readonly RecoveryPoint[];
-    try {
-      points = await pointsOf(state);
-    } catch (error) {
-      if (isFault(error) && error.retryable) return;
-      throw error;
-    }
-    selectPoint(points, point, clock.now());
-  }
-
   async function roles(): Promise<readonly RoleView[]> {
     const connected = dependencies.connected();
     const listed = connected.map(({ identity, connectedAtMs }) => ({
@@ -216,7 +191,7 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
       return { ...started, group: await viewOf(await workflows.state(request.groupId)) };
     },
 
-    points: async (name) => await pointsOf(await workflows.state(checkGroupName(name))),
+    points: async (name) => await pointsOf(dependencies, await workflows.state(checkGroupName(name))),
 
     async bookmark(name, body) {
       if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(body.name)) {
@@ -239,22 +214,22 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
     unprotect: async (name, body) =>
       await workflows.update(checkGroupName(name), "unprotect", identify(name, "unprotect", body.operationId)),
 
-    async failover(name, { mode, point = "latest", sourceLost = false, note, operationId }) {
+    async failover(name, { mode, point = "latest", sourceLost = false, operationId, ...more }) {
       if (mode === "planned" && sourceLost)
         throw new Fault("USAGE", "A planned failover needs its source; it cannot be lost");
-      await assertSelectable(name, point);
+      await assertSelectable(dependencies, checkGroupName(name), point);
       const request = {
         ...identify(checkGroupName(name), "failover", operationId),
         mode,
         point,
         sourceLost,
-        ...(note === undefined ? {} : { note }),
+        ...more,
       };
       return await workflows.update(name, "failover", request);
     },
 
     async changePoint(name, { operationId, ...body }) {
-      await assertSelectable(name, body.point);
+      await assertSelectable(dependencies, checkGroupName(name), body.point);
       return await workflows.update(name, "changePoint", {
         ...identify(checkGroupName(name), "change-point", operationId),
         ...body,
@@ -271,7 +246,7 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
       await workflows.update(name, "undo", { ...identify(checkGroupName(name), "undo", operationId), ...body }),
 
     async startTestFailover(name, { point = "latest", leaseMs = LEASE_MS, operationId }) {
-      await assertSelectable(name, point);
+      await assertSelectable(dependencies, checkGroupName(name), point);
       const request = { ...identify(checkGroupName(name), "test", operationId), point, leaseMs };
       return await workflows.update(name, "testFailoverStart", request);
     },
@@ -327,7 +302,7 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
     async openExport(name, { point = "latest", writable = false, operationId }) {
       const state = await workflows.state(checkGroupName(name));
       const { masterTarget } = siteAccess(dependencies, state.targetSite);
-      const chosen = selectPoint(await pointsOf(state, point), point, clock.now());
+      const chosen = selectPoint(await pointsOf(dependencies, state, point), point, clock.now());
       return await masterTarget.openExport({
         groupId: state.groupId,
         operationId: identify(name, "export", operationId).operationId,

@@ -205,6 +205,7 @@ export function describeGroup(view: GroupView): string {
     lines.push(
       `  disk ${disk.id}: ${size(disk.sizeBytes)}, ${disk.source}${disk.tapUrl === undefined ? "" : `, attach ${disk.tapUrl}`}`,
     );
+  if (view.due !== undefined) lines.push(`  by itself: ${view.due.move} at ${view.due.at}, if nobody decides before`);
   for (const operation of view.operations.filter((one) => one.state === "running"))
     lines.push(
       `  running: ${operation.kind} ${operation.operationId}${operation.waitsFor === undefined ? "" : `, waits for ${operation.waitsFor}`}`,

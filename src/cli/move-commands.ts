@@ -1,5 +1,5 @@
 /** The moves people make in an emergency, and the operations behind them. */
-import type { Command } from "commander";
+import { Option, type Command } from "commander";
 import { Fault } from "#model/fault.ts";
 import type { ApiClient, FailoverCandidate, LeaveStarted } from "../api/contract.ts";
 import { confirm } from "./confirm.ts";
@@ -14,6 +14,8 @@ interface FailoverOptions extends WaitOptions {
   readonly point: string;
   readonly yes?: boolean;
   readonly note?: string;
+  readonly then?: "commit" | "undo";
+  readonly after: string;
 }
 
 interface MoveOptions extends WaitOptions {
@@ -34,6 +36,8 @@ export function addMoveCommands(program: Command, { client, stop }: CliDependenc
     .option("--planned", "shut the source down first: nothing is lost")
     .option("--source-lost", "the source site is gone; you have made sure that it does not run")
     .option("--point <selector>", "latest, @name, an RFC 3339 time, a point id", "latest")
+    .addOption(new Option("--then <move>", "by itself, when nobody has decided by then").choices(["commit", "undo"]))
+    .option("--after <duration>", "when: this long after the machines were started", "1h")
     .option("--note <text>", "kept with the operation")
     .option("--yes", "do not ask")
     .option("--no-wait", "print the operation id and return")
@@ -55,6 +59,9 @@ export function addMoveCommands(program: Command, { client, stop }: CliDependenc
           point: options.point,
           sourceLost: options.sourceLost ?? false,
           ...(options.note === undefined ? {} : { note: options.note }),
+          ...(options.then === undefined
+            ? {}
+            : { afterwards: { move: options.then, afterMs: parseDuration(options.after) } }),
         });
       await startAndWatch(start, api, output, { ...options, stop });
     });

@@ -51,6 +51,7 @@ export async function beginFailover(
   const stopOrder = nextOrder(record, "stopped");
   record.phaseBefore = record.phase;
   record.phase = nextPhase(record.phase, "failover");
+  if (request.afterwards !== undefined) record.afterwards = request.afterwards;
   putOperation(record, begun(record, request, "failover", workflowId));
   const child = await startChild(failover, {
     workflowId,
@@ -186,9 +187,17 @@ function applyFailover(record: GroupRecord, operation: OperationState, outcome: 
     setCondition(record, CONDITIONS.partial, outcome.partial);
     setCondition(record, CONDITIONS.notAnswering, !outcome.answering);
     delete record.targetFault;
-    record.replica = newReplica(operation, sourceBranch);
+    const { afterwards } = record;
+    record.replica = {
+      ...newReplica(operation, sourceBranch),
+      ...(afterwards === undefined
+        ? {}
+        : { due: { move: afterwards.move, atMs: (operation.endedAtMs ?? now()) + afterwards.afterMs } }),
+    };
+    delete record.afterwards;
     return;
   }
+  delete record.afterwards;
   record.phase = nextPhase(record.phase, "failover-undone", record.phaseBefore);
   setCondition(record, CONDITIONS.sourceFenced, outcome.sourceFenced);
   // Epoch and branch may have changed since the last order: it is made anew, from what the target then says.

@@ -18,6 +18,8 @@ import type { ExportStatus, GroupDisk } from "#ports/master-target.ts";
 import type { GroupProgress, ReplicationOrder } from "#ports/replication.ts";
 import type { FaultJson } from "#model/fault.ts";
 import type {
+  Afterwards,
+  DueMove,
   GroupPhase,
   GroupState,
   OperationState,
@@ -60,6 +62,8 @@ export interface GroupRecord {
   targetFault?: FaultJson;
   /** The failover whose machines run at the target. */
   replica?: ReplicaRecord;
+  /** What a running failover is to be followed by. */
+  afterwards?: Afterwards;
   test?: { operationId: string; workflowId: string };
   operations: readonly OperationState[];
   results: readonly RememberedResult[];
@@ -81,6 +85,8 @@ export interface ReplicaRecord {
   sourceBranch?: string;
   /** A move stopped it and was not carried through: it is to be opened again, for this operation. */
   reopen?: string;
+  /** A move that nobody has to order. Tried once. */
+  due?: DueMove;
 }
 
 export interface RememberedResult {
@@ -292,6 +298,7 @@ export function stateOf(record: GroupRecord): GroupState {
     observedAtMs: record.observedAtMs,
     orderVersion: record.order.version,
     ...(record.replica?.export === undefined ? {} : { replica: record.replica.export }),
+    ...(record.replica?.due === undefined ? {} : { due: record.replica.due }),
   };
 }
 

@@ -282,12 +282,12 @@ function on<Request extends Operation, Name extends keyof UpdateResults>(
   );
 }
 
-function refused(record: GroupRecord, { message, hint }: Refusal): Fault {
+export function refused(record: GroupRecord, { message, hint }: Refusal): Fault {
   return new Fault("REFUSED", message, { hint, details: { phase: record.phase } });
 }
 
 /** Start a child that moves the group away from its replica, and answer with what that sets aside. */
-async function beginMove(
+export async function beginMove(
   group: Group,
   request: MoveRequest,
   kind: "change-point" | "undo",
@@ -328,6 +328,11 @@ function failoverFault(group: Group, request: FailoverRequest): Fault | undefine
     return new Fault("USAGE", `A planned failover takes the final cut, not point "${request.point}"`, {
       hint: "Leave out --point, or leave out --planned",
     });
+  if (request.afterwards !== undefined && !(request.afterwards.afterMs > 0))
+    return new Fault(
+      "USAGE",
+      `Expected some time before the ${request.afterwards.move}, got ${request.afterwards.afterMs} ms`,
+    );
   if (request.mode === "planned" && request.sourceLost)
     return new Fault("USAGE", "A planned failover needs its source, a lost one cannot take part", {
       hint: "Leave out --planned or --source-lost",

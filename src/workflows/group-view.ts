@@ -73,6 +73,8 @@ function groupDetails(record: GroupRecord, health: readonly HealthReason[], wait
     if (replica.export.barrier > 0)
       lines.push(`| Kept here | up to ${timestamp(replica.export.barrierCutAtMs)}${asOf} |`);
   }
+  if (replica?.due !== undefined)
+    lines.push(`| By itself | ${replica.due.move} at ${timestamp(replica.due.atMs)}, if nobody decides before |`);
   lines.push(`| Waits for | ${waitsFor} |`);
   for (const reason of health)
     lines.push("", `**${reason.code}** (${reason.level}): ${reason.cause}. *${reason.remedy}.*`);

@@ -97,7 +97,8 @@ export async function watchReplicaWindow(group: Group, windowMs: number | undefi
   const { replica } = record;
   if (replica === undefined) throw new RangeError("Failed over without a replica");
   // The first look ends at once: whoever has just failed over wants to see the replica.
-  const length = replica.export === undefined ? 0 : (windowMs ?? WINDOW_MS_MAX);
+  const usual = replica.export === undefined ? 0 : (windowMs ?? WINDOW_MS_MAX);
+  const length = replica.due === undefined ? usual : Math.max(0, Math.min(usual, replica.due.atMs - now()));
   const result = await act(
     "watchReplica",
     {

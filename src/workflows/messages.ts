@@ -144,6 +144,14 @@ export interface FailoverRequest extends Operation {
   /** Decided by a person before the first step; required for unplanned when the source does not answer. */
   readonly sourceLost: boolean;
   readonly note?: string;
+  /** What the group does by itself when nobody has decided by then; left out: nothing. */
+  readonly afterwards?: Afterwards;
+}
+
+export interface Afterwards {
+  readonly move: "commit" | "undo";
+  /** After the machines were started. */
+  readonly afterMs: number;
 }
 
 /** Undo, commit: nothing but who asks, and why. */
@@ -230,6 +238,11 @@ export interface ReplicaMachine {
   readonly forwards: readonly { readonly guestPort: number; readonly hostPort: number }[];
 }
 
+export interface DueMove {
+  readonly move: Afterwards["move"];
+  readonly atMs: number;
+}
+
 /** Answer of the `state` query; `group show --json` is made from it. */
 export interface GroupState {
   readonly groupId: string;
@@ -254,4 +267,6 @@ export interface GroupState {
   readonly orderVersion: number;
   /** After a failover: the export the machines run on, as last observed. */
   readonly replica?: ExportStatus;
+  /** After a failover: the move that the group makes by itself, and when. */
+  readonly due?: DueMove;
 }

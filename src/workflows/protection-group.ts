@@ -51,6 +51,7 @@ import {
 } from "./group-record.ts";
 import { handleUpdates, type Group } from "./group-updates.ts";
 import { groupMemo, showGroup } from "./group-view.ts";
+import { isDue, moveByItself } from "./group-timer.ts";
 import { watchProtected, watchReplicaWindow } from "./group-windows.ts";
 import { QUERIES, type GroupStart, type GroupState } from "./messages.ts";
 import { protectGroup, unprotectGroup, type Asked } from "./group-protect.ts";
@@ -143,6 +144,9 @@ async function takeTurn(group: Group, windowMs: number | undefined): Promise<voi
       return;
     }
     case "failed-over":
+      if (isDue(record)) await moveByItself(group);
+      else await watchReplicaWindow(group, windowMs);
+      return;
     case "committed":
       await watchReplicaWindow(group, windowMs);
       return;

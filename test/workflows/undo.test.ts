@@ -206,6 +206,36 @@ test("an undo that cannot bring the replica back at once brings it back later", 
   await replicating(group, "after the second undo");
 });
 
+test("nobody decides: the failover is committed, or undone, by itself; a person may decide before, and a refused undo is seen", async () => {
+  const out = async (move: "commit" | "undo", afterMs: number): Promise<TestGroup> => {
+    const group = await harness.world();
+    await group.protected(SHORT);
+    const lost = { operationId: "f1", mode: "unplanned", point: "latest", sourceLost: true } as const;
+    await group.update("failover", { ...lost, afterwards: { move, afterMs } });
+    assert.equal((await group.ended("f1")).state, "done");
+    return group;
+  };
+  const committed = await out("commit", 2_000);
+  assert.equal((await committed.state()).due?.move, "commit");
+  await committed.until("committed", (state) => state.phase === "committed");
+
+  const undone = await out("undo", 1_000);
+  assert.equal((await undone.ended("f1.undo")).by, "timer");
+  await replicating(undone, "by itself");
+
+  const decided = await out("commit", 2_000);
+  await decided.update("undo", { operationId: "u1" });
+  assert.equal((await decided.ended("u1")).state, "done");
+  await replicating(decided, "decided before");
+  assert.equal((await decided.state()).due, undefined);
+
+  const alone = await out("undo", 1_000);
+  alone.sites.loseSource(true);
+  assert.equal((await alone.ended("f1.undo")).fault?.code, "REFUSED");
+  assertRunning(alone.sites, "refused by itself");
+  assert.equal((await alone.state()).phase, "failed-over");
+});
+
 for (const [during, method] of [
   ["the last commit", "masterTarget.closeExport"],
   ["the giving back", "masterTarget.fence"],
