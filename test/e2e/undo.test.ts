@@ -7,11 +7,12 @@ import { execFile } from "node:child_process";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import type { OperationState } from "../../src/api/contract.ts";
 import { ledgerStatus, verifyLedger } from "../../src/demo/ledger.ts";
 import { createGuestImages } from "../../src/embedded/guest.ts";
-import { startSystem, until, type System } from "../support/system.ts";
+import { numberedImage, startSystem, until, type System } from "../support/system.ts";
 
 const run = promisify(execFile);
 const GROUP = "back";
@@ -111,12 +112,52 @@ test("a failover is undone and the source goes on; the next one is committed", {
     await client.closeExport(opened.operationId);
   });
 
-  await t.test("out again, and committed: an undo is refused from then on", async () => {
+  await t.test("out again, and on from another point", async () => {
     const { operationId } = await client.failover(GROUP, { mode: "planned" });
     const operation = await ended(system, operationId);
-    const home = operation.machines?.[0]?.forwards[0]?.hostPort ?? 0;
-    const verdict = await until("the ledger at the target", 120_000, () => verifyLedger(home));
+    const verdict = await until("the ledger at the target", 120_000, () =>
+      verifyLedger(operation.machines?.[0]?.forwards[0]?.hostPort ?? 0),
+    );
     assert.ok(verdict.whole);
+    const older = (await client.points(GROUP)).findLast((point) => point.members[0]?.branch === "root");
+    const changed = await system.leeward("change-point", GROUP, "--point", older?.id ?? "", "--yes", "--json");
+    assert.equal(changed.code, 0, changed.stderr);
+    const { machines, pointId } = JSON.parse(changed.stdout) as OperationState;
+    assert.equal(pointId, older?.id);
+    const earlier = await until("the ledger at the other point", 120_000, () =>
+      verifyLedger(machines?.[0]?.forwards[0]?.hostPort ?? 0),
+    );
+    assert.ok(earlier.whole);
+    assert.ok(earlier.foundAtBoot[0] < verdict.foundAtBoot[0], "an older state");
+    assert.deepEqual(
+      (await client.machines("secondary")).map(({ id, power }) => [id, power]),
+      [[machines?.[0]?.machineId, "running"]],
+    );
+  });
+
+  await t.test("a lost site gets nothing back; switched on again it does, and its machine is started", async () => {
+    const lost = await system.leeward("site", "lose", "primary", "--yes");
+    assert.equal(lost.code, 0, lost.stderr);
+    const impossible = await system.leeward("undo", GROUP, "--yes");
+    assert.equal(impossible.code, 3, impossible.stderr);
+    assert.match(impossible.stderr, /does not answer/);
+    assert.equal((await client.group(GROUP)).phase, "failed-over");
+    const switchedOn = await system.leeward("site", "start", "primary");
+    assert.equal(switchedOn.code, 0, switchedOn.stderr);
+    const { operationId } = await until("a source that answers", 120_000, () => client.undo(GROUP));
+    await ended(system, operationId);
+    await freshPoint(system);
+    const machine = (await client.machines("primary")).find(({ id }) => id === source.id);
+    assert.equal(machine?.power, "running");
+    const verdict = await until("the ledger at the source", 120_000, () =>
+      verifyLedger(machine?.forwards[0]?.hostPort ?? 0),
+    );
+    assert.ok(verdict.whole);
+  });
+
+  await t.test("out once more, and committed: an undo is refused from then on", async () => {
+    const { operationId } = await client.failover(GROUP, { mode: "planned" });
+    await ended(system, operationId);
     const committed = await system.leeward("commit", GROUP, "--yes", "--json");
     assert.equal(committed.code, 0, committed.stderr);
     assert.equal((JSON.parse(committed.stdout) as { phase: string }).phase, "committed");
@@ -126,6 +167,42 @@ test("a failover is undone and the source goes on; the next one is committed", {
     assert.ok((await pointsOn(system, branch)).length > 0, "a commit deletes nothing");
   });
 });
+
+test(
+  "an undo goes on when any process of the recovery site is killed in the middle of it",
+  { timeout: 900_000 },
+  async (t) => {
+    const system = await startSystem(t);
+    const { client } = system;
+    for (const name of ["worker", "master-target", "s3", "redis", "temporal", "control"]) {
+      await t.test(name, async () => {
+        const image = join(system.folder, `${name}.img`);
+        await numberedImage(image, 8 << 20, name.length);
+        await client.protect({ name, disks: [`tap:${image}`], policy: { intervalMs: 1_000 } });
+        const isProtected = async () => {
+          const view = await client.group(name);
+          return view.phase === "protected" && view.rpoMs !== null && view;
+        };
+        const before = await until("a point", 60_000, isProtected);
+        await ended(system, (await client.failover(name, { mode: "unplanned", sourceLost: true })).operationId);
+        // There is nothing to boot on these disks, so nobody hears the request to shut down: off at once saves the wait.
+        const [machine] = await client.machines("secondary");
+        await client.powerOffMachine("secondary", machine?.id ?? "");
+        const { operationId } = await client.undo(name);
+        await sleep(Math.random() * 1_500);
+        assert.ok(system.kill("secondary", name) > 0, "there was nothing to kill");
+        await ended(system, operationId);
+        assert.deepEqual(await client.machines("secondary"), [], "an orphan at the target");
+        const undoneAtMs = Date.now();
+        const after = await until("a point after the undo", 90_000, async () => {
+          const view = await isProtected();
+          return view && Date.now() - (view.rpoMs ?? 0) > undoneAtMs && view;
+        });
+        assert.deepEqual([after.activeSite, after.branch, after.epoch], ["primary", "root", before.epoch + 2]);
+      });
+    }
+  },
+);
 
 /** Wait until the replica is known to equal the source as of some moment from now on. */
 async function freshPoint({ client }: System): Promise<void> {
