@@ -16,6 +16,8 @@ export interface BookedDisk {
   readonly source: string;
   /** Unix socket of the tap's NBD server for this disk. */
   readonly socket: string;
+  /** Name of the NBD export, when it is not the disk's id: that of the disk which the image was before. */
+  readonly name?: string;
 }
 
 export interface DiskBook {
@@ -54,6 +56,7 @@ function readBook(file: string): readonly BookedDisk[] {
       image: readText(disk, "image"),
       source: readText(disk, "source"),
       socket: readText(disk, "socket"),
+      ...(disk["name"] === undefined ? {} : { name: readText(disk, "name") }),
     }));
   } catch (cause) {
     throw new Fault("CONFIG_INVALID", `Expected the list of tapped disks in "${file}"`, {

@@ -1,7 +1,8 @@
 /**
  * The disks of this machine that stand behind a tap: which image belongs to which group, and that each is being served.
  *
- * An image belongs to one disk of one group. Only a group that control has stopped, or does not name any more, can lose it to another.
+ * An image belongs to one disk of one group. Only a group that control has stopped, or does not name any more, can lose it to another. Where the
+ * machine attaches it stays the same then: a running machine does not notice that its protection was ended and begun anew.
  */
 import { createHash } from "node:crypto";
 import { mkdirSync, realpathSync, statSync } from "node:fs";
@@ -128,20 +129,21 @@ export function createTappedDisks(options: {
     }
     statImage(image);
     const former = refuseForeign(image, groupId);
-    if (former !== undefined) await tap.removeDisk(former.diskId);
     const disk: BookedDisk = {
       groupId,
       diskId: spec.diskId,
       image,
       source: spec.source,
-      socket: socketPath(spec.diskId),
+      socket: former?.socket ?? socketPath(spec.diskId),
+      ...(former === undefined ? {} : { name: former.name ?? former.diskId }),
     };
     const others = book.disks.filter((other) => other !== former);
     book.write([...others, disk]);
     try {
       await tap.addDisk(tapConfig(disk));
     } catch (error) {
-      if (!isFault(error, "PEER_UNREACHABLE")) book.write(others); // Never served, so no machine hangs on it.
+      // Never served, so no machine hangs on it; one that took another's place gives it back.
+      if (!isFault(error, "PEER_UNREACHABLE")) book.write(former === undefined ? others : [...others, former]);
       throw error;
     }
     log.info("Disk tapped", { groupId, diskId: disk.diskId, image });
@@ -168,7 +170,8 @@ export function createTappedDisks(options: {
   }
 
   function tapConfig(disk: BookedDisk): TapDiskConfig {
-    return { diskId: disk.diskId, image: disk.image, socket: disk.socket, stateDir: join(stateDir, "intent") };
+    const { diskId, image, socket, name } = disk;
+    return { diskId, image, socket, stateDir: join(stateDir, "intent"), ...(name === undefined ? {} : { name }) };
   }
 
   function socketPath(diskId: string): string {

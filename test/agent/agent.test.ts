@@ -36,7 +36,6 @@ function tapWithDisks(): { readonly tap: TapClient; readonly added: string[] } {
     addDisk: async ({ diskId }: { diskId: string }) => {
       if (!added.includes(diskId)) added.push(diskId);
     },
-    removeDisk: async (diskId: string) => void added.splice(added.indexOf(diskId), 1),
   };
   return { tap: tap as unknown as TapClient, added };
 }
@@ -54,13 +53,16 @@ test("an image belongs to one group, until control has stopped it", async (t) =>
   assert.equal(disks.ofGroup("two", [])[0]?.fault?.code, "DISK_ALREADY_PROTECTED");
   assert.throws(() => disks.inspect(`tap:${image}`, "two"), { code: "DISK_ALREADY_PROTECTED" });
   await disks.ensure(async () => tap, [task("one", "disk-1", image, "stopped"), task("two", "disk-2", image)]);
-  assert.deepEqual(added, ["disk-2"]);
+  assert.deepEqual(added, ["disk-1", "disk-2"]);
   assert.equal(disks.ofGroup("two", [])[0]?.fault, undefined);
   // What is served is on the disk, for the next start.
   assert.deepEqual(
     openDiskBook(join(folder, "disks.json")).disks.map((disk) => disk.diskId),
     ["disk-2"],
   );
+  const [config] = disks.tapConfigs();
+  assert.equal(config?.name, "disk-1", "the machine finds it where it was");
+  assert.ok(config?.socket.endsWith("disk-1.sock"));
 });
 
 test("without a disk to tap nobody asks for a tap", async (t) => {

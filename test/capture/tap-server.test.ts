@@ -83,6 +83,37 @@ test("disks come and go, each once", async () => {
   });
 });
 
+test("an image that is protected anew under another id stays attached, and is unsynced as a whole", async () => {
+  await withTap(async (client, disk) => {
+    await client.addDisk(disk("two"));
+    const machine = await connectNbd({ path: disk("two").socket }, "two");
+    await machine.write(Buffer.alloc(5000, 9), 4000);
+    await client.hold(["two"], 1);
+    await client.mark(["two"], 1);
+    await client.release(["two"], 1);
+    await client.committed("two", 1, await client.unsynced("two"));
+    assert.equal((await client.disks()).find(({ diskId }) => diskId === "two")?.unsyncedBytes, 0);
+
+    const anew = { ...disk("two"), diskId: "three", name: "two" };
+    const status = await client.addDisk(anew);
+    assert.deepEqual([status.diskId, status.url], ["three", tapUrl("two", disk("two").socket)]);
+    assert.equal(status.unsyncedBytes, 3 << 20);
+    assert.deepEqual(status.cuts, []);
+    await machine.write(Buffer.alloc(5000, 8), 4000);
+    assert.deepEqual((await client.disks()).map(({ diskId }) => diskId).sort(), ["one", "three"]);
+    assert.equal((await client.addDisk(anew)).diskId, "three", "again is fine");
+    machine.destroy();
+
+    // Over a restart the state file is the new disk's.
+    await client.hold(["three"], 2);
+    await client.mark(["three"], 2);
+    await client.release(["three"], 2);
+    await client.committed("three", 2, await client.unsynced("three"));
+    await client.removeDisk("three");
+    assert.equal((await client.addDisk(anew)).unsyncedBytes, 0);
+  });
+});
+
 test("a clean stop keeps what was committed: only what was written since is swept", async () => {
   await withTap(async (client, disk) => {
     await client.addDisk(disk("two"));

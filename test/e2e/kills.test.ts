@@ -1,13 +1,10 @@
 /** kill -9 of each process while a machine writes: the run goes on, nothing that was a point is missing, and the replica ends up equal. */
 import assert from "node:assert/strict";
-import { execFile } from "node:child_process";
 import { join } from "node:path";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { promisify } from "node:util";
-import { numberedImage, startSystem, startWriter, until, type System } from "../support/system.ts";
+import { assertReplicaEqual, numberedImage, startSystem, startWriter, until } from "../support/system.ts";
 
-const run = promisify(execFile);
 const MIB = 1 << 20;
 const SIZES = [96 * MIB, 32 * MIB];
 
@@ -85,7 +82,7 @@ test(
         const group = await client.group("kills");
         return (group.rpoMs ?? Number.MAX_SAFE_INTEGER) < Date.now() - restedAtMs - 500 && group.backlogBytes === 0;
       });
-      await assertEqual(system, "kills", images);
+      await assertReplicaEqual(system, "kills", images);
     });
   },
 );
@@ -173,21 +170,3 @@ test(
     }
   },
 );
-
-/** Export the newest point and let foreign programs compare every block of it with the images. */
-async function assertEqual(system: System, group: string, images: readonly string[]): Promise<void> {
-  const view = await system.client.group(group);
-  const opened = await system.client.openExport(group, { point: "latest" });
-  try {
-    for (const [index, image] of images.entries()) {
-      const id = view.disks[index]?.id;
-      const disk = opened.disks.find((one) => one.diskId === id);
-      assert.ok(disk !== undefined);
-      const copy = join(system.folder, `copy${index}.img`);
-      await run("nbdcopy", [disk.url, copy]);
-      await run("cmp", [copy, image]);
-    }
-  } finally {
-    await system.client.closeExport(opened.operationId);
-  }
-}

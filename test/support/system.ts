@@ -1,10 +1,12 @@
 /** The embedded installation, started for a test in a folder of its own and ended with it, whatever happens. */
+import assert from "node:assert/strict";
 import { execFile, spawn, type ChildProcess } from "node:child_process";
 import { createWriteStream, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { TestContext } from "node:test";
+import { promisify } from "node:util";
 import type { ApiClient } from "../../src/api/contract.ts";
 import { createApiClient } from "../../src/api/client.ts";
 import { apiAccess } from "../../src/embedded/installation.ts";
@@ -13,6 +15,7 @@ import { identify, signal } from "../../src/embedded/process-identity.ts";
 import { readSiteStatus } from "../../src/embedded/site-leader.ts";
 import { siteProcessesAlive } from "../../src/embedded/site-processes.ts";
 
+const run = promisify(execFile);
 const PROGRAM = new URL("../../src/main/leeward.ts", import.meta.url).pathname;
 
 export interface Answer {
@@ -108,6 +111,24 @@ export async function until<T>(what: string, timeoutMs: number, ask: () => Promi
     }
     if (performance.now() > deadline) throw new Error(`Waited ${timeoutMs} ms for ${what}`, { cause: last });
     await sleep(150);
+  }
+}
+
+/** Export the newest point and let foreign programs compare every block of it with the images. */
+export async function assertReplicaEqual(system: System, group: string, images: readonly string[]): Promise<void> {
+  const view = await system.client.group(group);
+  const opened = await system.client.openExport(group, { point: "latest" });
+  try {
+    for (const [index, image] of images.entries()) {
+      const id = view.disks[index]?.id;
+      const disk = opened.disks.find((one) => one.diskId === id);
+      assert.ok(disk !== undefined);
+      const copy = join(system.folder, `copy${index}.img`);
+      await run("nbdcopy", [disk.url, copy]);
+      await run("cmp", [copy, image]);
+    }
+  } finally {
+    await system.client.closeExport(opened.operationId);
   }
 }
 

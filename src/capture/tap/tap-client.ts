@@ -28,7 +28,10 @@ import type { TapAnswer, TapDiskConfig, TapDiskStatus, TapMethod, TapMethods } f
 export interface TapClient {
   /** Settles (never rejects) when the connection is gone. */
   readonly closed: Promise<void>;
-  /** Throws IMAGE_MISSING, IMAGE_INVALID, IMAGE_IN_USE, DISK_ALREADY_PROTECTED. The same disk with the same config again is fine. */
+  /**
+   * Throws IMAGE_MISSING, IMAGE_INVALID, IMAGE_IN_USE, DISK_ALREADY_PROTECTED. The same disk with the same config again is fine; the same image at the
+   * same socket under another id takes the disk over, unsynced as a whole, and whoever has it attached does not notice.
+   */
   addDisk(disk: TapDiskConfig): Promise<TapDiskStatus>;
   /** Stops serving the disk; its state file says "clean". Throws NOT_FOUND. */
   removeDisk(diskId: string): Promise<void>;

@@ -16,6 +16,8 @@ import { openWriteIntent } from "./write-intent.ts";
 export interface TapDisk {
   readonly config: TapDiskConfig;
   readonly capture: CaptureDevice;
+  /** Goes on under the disk id of `config`, unsynced as a whole; durable when it settles. Image and socket are the same. */
+  adopt(config: TapDiskConfig): Promise<void>;
   /** `newPeriod` starts `holdMsMax` anew. */
   status(newPeriod?: boolean): TapDiskStatus;
   /** Clean: sessions end, the image is flushed, the state file says so. */
@@ -31,16 +33,12 @@ export interface TapDiskOptions {
 
 /** Throws IMAGE_MISSING, IMAGE_INVALID, IMAGE_IN_USE, PORT_IN_USE (another tap serves the socket), DISK_FULL, CONFIG_INVALID. */
 export async function openTapDisk(config: TapDiskConfig, options: TapDiskOptions): Promise<TapDisk> {
-  if (!/^[A-Za-z0-9._-]{1,128}$/.test(config.diskId)) {
-    throw new Fault(
-      "CONFIG_INVALID",
-      `Disk id "${config.diskId}", expected up to 128 letters, digits, dots and dashes`,
-    );
-  }
+  const name = config.name ?? config.diskId;
+  assertNames(config);
   const image = await options.openImage(config.image);
   let capture: CaptureDevice | undefined;
   try {
-    const intent = openWriteIntent(join(config.stateDir, `${config.diskId}.intent`), {
+    const intent = openWriteIntent(join(config.stateDir, `${name}.intent`), {
       diskId: config.diskId,
       imageBytes: image.sizeBytes,
       bootId: readBootId(),
@@ -56,8 +54,8 @@ export async function openTapDisk(config: TapDiskConfig, options: TapDiskOptions
     await removeStaleSocket(config.socket);
     const server = await serveNbd({
       exports: {
-        find: (name) => (name === config.diskId || name === "" ? opened : undefined),
-        names: () => [config.diskId],
+        find: (asked) => (asked === name || asked === "" ? opened : undefined),
+        names: () => [name],
       },
       listen: { path: config.socket },
       log: options.log.child({ disk: config.diskId }),
@@ -69,14 +67,23 @@ export async function openTapDisk(config: TapDiskConfig, options: TapDiskOptions
       generation: intent.generation,
       sweep: reason,
     });
+    let current = config;
     return {
-      config,
+      get config() {
+        return current;
+      },
       capture: opened,
+      async adopt(next) {
+        assertNames(next);
+        await opened.markAllUnsynced("sync: the image was protected anew");
+        intent.adopt(next.diskId);
+        current = next;
+      },
       status: (newPeriod = false) => ({
-        diskId: config.diskId,
+        diskId: current.diskId,
         image: config.image,
         sizeBytes: opened.sizeBytes,
-        url: tapUrl(config.diskId, config.socket),
+        url: tapUrl(name, config.socket),
         clients: server.sessions().length,
         tracker: { bootId: intent.bootId, generation: intent.generation },
         ...opened.numbers(newPeriod),
@@ -90,6 +97,13 @@ export async function openTapDisk(config: TapDiskConfig, options: TapDiskOptions
     if (capture === undefined) await image.close();
     else await capture.stop(() => mtimeNs(config.image));
     throw error;
+  }
+}
+
+function assertNames({ diskId, name = diskId }: TapDiskConfig): void {
+  for (const id of [diskId, name]) {
+    if (!/^[A-Za-z0-9._-]{1,128}$/.test(id))
+      throw new Fault("CONFIG_INVALID", `Disk id "${id}", expected up to 128 letters, digits, dots and dashes`);
   }
 }
 

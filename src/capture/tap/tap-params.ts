@@ -35,6 +35,7 @@ export function diskConfig(values: Params): TapDiskConfig {
     image: text(values, "image"),
     socket: text(values, "socket"),
     stateDir: text(values, "stateDir"),
+    ...(values["name"] === undefined ? {} : { name: text(values, "name") }),
   };
 }
 

@@ -34,8 +34,10 @@ export interface TapDiskConfig {
   readonly image: string;
   /** Path of the unix socket on which the disk is served over NBD; a stale one is replaced. */
   readonly socket: string;
-  /** Folder of the write-intent file `DISKID.intent`. Made when missing. */
+  /** Folder of the write-intent file `NAME.intent`. Made when missing. */
   readonly stateDir: string;
+  /** What the machine attaches: the name of the NBD export. Stays when the image is protected anew under another disk id. Default: `diskId`. */
+  readonly name?: string;
 }
 
 /** What the tap process is started with: a JSON file, named by `--config`. */
@@ -89,6 +91,7 @@ export interface TapDiskStatus {
 }
 
 export interface TapMethods {
+  /** A disk that is served already, by image and socket, but under another id, goes on under this one: nobody who has it attached notices. */
   addDisk: { params: TapDiskConfig; result: TapDiskStatus };
   removeDisk: { params: { diskId: string }; result: null };
   disks: { params: Record<string, never>; result: readonly TapDiskStatus[] };

@@ -63,6 +63,17 @@ export async function startTap(options: TapOptions): Promise<Tap> {
     }
     opening.add(config.diskId);
     try {
+      const former = [...disks.values()].find(
+        (disk) => disk.config.image === config.image && disk.config.socket === config.socket,
+      );
+      if (former !== undefined) {
+        const formerId = former.config.diskId;
+        await former.adopt(config);
+        disks.delete(formerId);
+        disks.set(config.diskId, former);
+        log.info("A disk goes on under another id", { disk: config.diskId, former: formerId });
+        return former;
+      }
       const disk = await options.openDisk(config);
       disks.set(config.diskId, disk);
       return disk;

@@ -85,6 +85,8 @@ export interface WriteIntent {
   clear(isClean: (block: number, count: number) => boolean): void;
   /** Whether `clear` would clear anything: if not, the flush before it can be saved. */
   clearable(isClean: (block: number, count: number) => boolean): boolean;
+  /** The file belongs to disk `diskId` from now on. Throws DISK_FULL or what the disk says. */
+  adopt(diskId: string): void;
   /** The clean stop. The image was flushed, nothing is written any more; `imageMtimeNs` is from after its close. */
   close(clean: { readonly imageMtimeNs: bigint } | undefined): Promise<void>;
 }
@@ -108,7 +110,8 @@ export function openWriteIntent(path: string, identity: IntentIdentity): WriteIn
   }
 }
 
-function createWriteIntent(path: string, fd: number, identity: IntentIdentity): WriteIntent {
+function createWriteIntent(path: string, fd: number, opened: IntentIdentity): WriteIntent {
+  let identity = opened;
   const blocks = Math.ceil(identity.imageBytes / BLOCK_SIZE);
   const regions = Math.ceil(identity.imageBytes / REGION_BYTES);
   const states = new Uint8Array(regions);
@@ -245,6 +248,10 @@ function createWriteIntent(path: string, fd: number, identity: IntentIdentity): 
         change(region, false);
       }
       if (changedPages.size > 0) kick();
+    },
+    adopt(diskId) {
+      identity = { ...identity, diskId };
+      writeHeader(fd, identity, generation, undefined);
     },
     async close(clean) {
       while (writing !== undefined) await writing;
