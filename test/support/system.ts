@@ -180,11 +180,15 @@ export function startWriter(
     stop: async () => {
       child.stdin.end();
       await ended;
-      if (child.exitCode !== 0) throw new Error(`The writer ended with ${child.exitCode}: ${complaint}`);
+      if (child.exitCode !== 0 || written < RECORDS_MIN)
+        throw new Error(`The writer ended with ${child.exitCode} after ${written} records: ${complaint}`);
       return written;
     },
   };
 }
+
+/** With fewer, nothing was shown. */
+const RECORDS_MIN = 100;
 
 const WRITER = `
 import nbd, random, struct, sys, select, time
@@ -202,8 +206,10 @@ connected = [dial(u) for u in urls]
 disks = [h for h, _ in connected]
 sizes = [size for _, size in connected]
 n = 0
+born = time.monotonic(); longest = 0; dials = 0
 while not select.select([sys.stdin], [], [], 0)[0]:
     n += 1
+    begun = time.monotonic()
     for i, url in enumerate(urls):
         block = random.randrange(sizes[i] // 4096)
         data = struct.pack("<QQ", n, block) * 256
@@ -211,8 +217,10 @@ while not select.select([sys.stdin], [], [], 0)[0]:
             # A killed tap comes back: dial again and write again, as a guest's driver does.
             try:
                 disks[i].pwrite(data, block * 4096, nbd.CMD_FLAG_FUA); break
-            except nbd.Error: disks[i], _ = dial(url)
+            except nbd.Error: disks[i], _ = dial(url); dials += 1
+    longest = max(longest, time.monotonic() - begun)
     if n % 20 == 0: print(n, flush=True)
     time.sleep(0.002)
 print(n, flush=True)
+print("%d records in %.1f s, the longest took %.1f s, %d new connections" % (n, time.monotonic() - born, longest, dials), file=sys.stderr)
 `;
