@@ -42,9 +42,11 @@ func main() {
 	qemu := flag.String("qemu", "qemu-system-x86_64", "program that runs the guests")
 	isolated := flag.String("isolated", "DC0_DVPG0", "network from which a guest reaches nothing")
 	instance := flag.String("instance", "9dad7882-0f27-585a-8958-0e5ba60e8c6e", "instance id of this vCenter")
+	machines := flag.Int("machines", 2, "machines that are there from the beginning, of each of two kinds")
 	flag.Parse()
 
 	model := simulator.VPX()
+	model.Machine = *machines
 	defer model.Remove()
 	model.ServiceContent.About.InstanceUuid = *instance
 	must(model.Create())

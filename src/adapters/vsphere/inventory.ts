@@ -6,6 +6,9 @@ import { readAll, readObject } from "./properties.ts";
 import type { Vim } from "./session.ts";
 import type { OptionValue } from "./vim-types.ts";
 
+/** Enough to see which files a machine stands on; all that is known of every machine would be several times as much. */
+const BACKING_PATHS = ["name", "config.instanceUuid", "config.hardware.device"] as const;
+
 /**
  * By its instance id, which is the machine's id here; undefined when there is none. Throws HYPERVISOR_UNAVAILABLE for a machine that
  * vCenter knows and cannot show (its host or its datastore is away): it is not gone.
@@ -49,7 +52,7 @@ export async function findOurs(vim: Vim, operationId?: string): Promise<readonly
  */
 export async function assertFree(vim: Vim, files: readonly string[], exceptId?: string): Promise<void> {
   if (files.length === 0) return;
-  for (const { reference, properties } of await readAll(vim, "VirtualMachine", MACHINE_PATHS)) {
+  for (const { reference, properties } of await readAll(vim, "VirtualMachine", BACKING_PATHS)) {
     const view = viewOf(reference, properties);
     if (view === undefined || view.machine.id === exceptId) continue;
     const shared = view.disks.flatMap((disk) => disk.files).find((file) => files.includes(file));

@@ -1,7 +1,7 @@
 /** One vCenter of our own (tools/vsphere) for the length of a test, with its datastore as a folder and its guests as processes. */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { access, mkdir, mkdtemp, rm, truncate, writeFile } from "node:fs/promises";
+import { access, mkdir, mkdtemp, rename, rm, truncate, writeFile } from "node:fs/promises";
 import { Agent, request } from "undici";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -28,17 +28,17 @@ export interface Simulator extends AsyncDisposable {
   connect(options?: Partial<VsphereOptions>): VsphereHypervisor;
   /** What tools/vsphere/world.go serves below /test. */
   control(name: string, query?: Readonly<Record<string, string>>): Promise<string>;
-  /** A disk on the datastore: a descriptor, and `image` (moved there) or `sizeBytes` of nothing as its bytes. */
+  /** A disk on the datastore: a descriptor, and `image` (moved there, from the same file system) or `sizeBytes` of nothing as its bytes. */
   makeDisk(diskId: string, bytes: { readonly image: string } | { readonly sizeBytes: number }): Promise<MachineDisk>;
   bytesOf(disk: MachineDisk): string;
 }
 
 const CREDENTIALS = { userName: "leeward", password: "correct horse" };
 
-export async function startSimulator(): Promise<Simulator> {
+export async function startSimulator({ machines = 2 } = {}): Promise<Simulator> {
   const program = await buildVsphereSimulator();
   const folder = await mkdtemp(path.join(tmpdir(), "leeward-vc-"));
-  const child = spawn(program, ["-qemu", await findTool("qemu-system-x86_64")], {
+  const child = spawn(program, ["-qemu", await findTool("qemu-system-x86_64"), "-machines", String(machines)], {
     env: { ...process.env, TMPDIR: folder },
     stdio: ["pipe", "pipe", "pipe"],
   });
@@ -85,7 +85,7 @@ export async function startSimulator(): Promise<Simulator> {
       const disk = { diskId, url: `datastore://${world.datastore}/guest/${diskId}.vmdk` };
       await mkdir(path.join(world.folder, "guest"), { recursive: true });
       await writeFile(path.join(world.folder, "guest", `${diskId}.vmdk`), "# Disk DescriptorFile\nversion=1\n");
-      if ("image" in bytes) await moveFile(bytes.image, bytesOf(disk));
+      if ("image" in bytes) await rename(bytes.image, bytesOf(disk));
       else {
         await writeFile(bytesOf(disk), "");
         await truncate(bytesOf(disk), bytes.sizeBytes);
@@ -109,9 +109,4 @@ export async function isThere(file: string): Promise<boolean> {
     () => true,
     () => false,
   );
-}
-
-async function moveFile(from: string, to: string): Promise<void> {
-  const { rename } = await import("node:fs/promises");
-  await rename(from, to); // Both are below the folder for temporary files.
 }

@@ -50,6 +50,37 @@ test("a wait goes on when the session ends under it", async () => {
   assert.equal((await hypervisor.powerOff(id)).power, "off");
 });
 
+test("a vCenter that goes away under a wait is said to be away, and no machine is taken for gone", async () => {
+  await using simulator = await startSimulator();
+  const hypervisor = simulator.connect();
+  const { id } = await hypervisor.createMachine(REQUEST);
+  await hypervisor.start(id);
+  await simulator.control("mute", { id });
+  const down = hypervisor.shutdown(id, { timeoutMs: 20_000 });
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  process.kill(simulator.pid, "SIGKILL");
+  await assert.rejects(down, (error) => isFault(error, "HYPERVISOR_UNAVAILABLE"));
+  for (const ask of [() => hypervisor.list(), () => hypervisor.inspect(id), () => hypervisor.destroy(id)])
+    await assert.rejects(ask(), (error) => isFault(error, "HYPERVISOR_UNAVAILABLE"));
+});
+
+test("of more machines than a page holds every one is read", async () => {
+  await using simulator = await startSimulator({ machines: 105 });
+  const hypervisor = simulator.connect();
+  const { machines } = await hypervisor.inventory();
+  assert.equal(machines.length, 210);
+  assert.equal(new Set(machines.map((one) => one.id)).size, 210);
+  const last = machines.at(-1)?.disks[0];
+  assert.ok(last !== undefined);
+  const stolen = { ...REQUEST, disks: [{ diskId: "stolen", url: last.url }] };
+  await assert.rejects(hypervisor.createMachine(stolen), (error) => isFault(error, "IMAGE_IN_USE"));
+  const { id } = await hypervisor.createMachine(REQUEST);
+  assert.deepEqual(
+    (await hypervisor.list()).map((one) => one.id),
+    [id],
+  );
+});
+
 test("who is not who we expect gets no password; who refuses it, is not asked again and again", async () => {
   await using simulator = await startSimulator();
   const other = simulator.thumbprint.replace(/^./, (digit) => (digit === "0" ? "1" : "0"));
@@ -86,15 +117,15 @@ test("two processes that create the same machine at once make one", async () => 
 test("two processes that start or stop the same machine at once both find it as they wanted", async () => {
   await using simulator = await startSimulator();
   const drivers = [simulator.connect(), simulator.connect(), simulator.connect()];
-  const [machine] = await Promise.all(drivers.map((one) => one.createMachine(REQUEST)));
-  assert.ok(machine !== undefined);
+  const made = await Promise.all(drivers.map((one) => one.createMachine(REQUEST)));
+  const id = made[0]?.id ?? "";
   for (let round = 0; round < 5; round++) {
-    const on = await Promise.all(drivers.map((one) => one.start(machine.id)));
+    const on = await Promise.all(drivers.map((one) => one.start(id)));
     assert.deepEqual(new Set(on.map((one) => one.power)), new Set(["running"]));
-    const off = await Promise.all(drivers.map((one) => one.powerOff(machine.id)));
+    const off = await Promise.all(drivers.map((one) => one.powerOff(id)));
     assert.deepEqual(new Set(off.map((one) => one.power)), new Set(["off"]));
   }
-  await Promise.all(drivers.map((one) => one.destroy(machine.id)));
+  await Promise.all(drivers.map((one) => one.destroy(id)));
   assert.deepEqual(await simulator.connect().list(), []);
 });
 
