@@ -52,7 +52,10 @@ export async function beginUndo(
     ...leaving(record, request, workflowId),
     sourceSite: record.sourceSite,
     sourceBranch: replicaOf(record).sourceBranch ?? FIRST_BRANCH,
-    machineNames: record.machines.map(({ name }) => name),
+    machines: record.machines.map(({ name, disks }) => ({
+      name,
+      tapUrls: disks.flatMap(({ tapUrl }) => (tapUrl === undefined ? [] : [tapUrl])),
+    })),
   };
   record.phase = nextPhase(record.phase, "undo");
   putOperation(record, begun(record, request, "undo", workflowId));

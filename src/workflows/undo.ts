@@ -31,7 +31,8 @@ export interface UndoInput extends LeaveInput {
   readonly sourceSite: string;
   /** The branch that the source wrote and goes on with. */
   readonly sourceBranch: string;
-  readonly machineNames: readonly string[];
+  /** As they were protected: found at the source by the taps that their disks are attached to, else by name. */
+  readonly machines: readonly { readonly name: string; readonly tapUrls: readonly string[] }[];
 }
 
 type UndoSoFar = { -readonly [Key in keyof UndoOutcome]: UndoOutcome[Key] };
@@ -114,13 +115,14 @@ export async function assertSourceAnswers(input: {
 }
 
 /** The group's machines run at the source from now on. One that does not start there is noted: the replica is given back all the same. */
-async function startSource({ sourceSite, targetSite, machineNames }: UndoInput): Promise<string> {
+async function startSource({ sourceSite, targetSite, machines }: UndoInput): Promise<string> {
   const at = { at: targetSite, priority: PRIORITY.failover };
+  const names = machines.map(({ name }) => name);
   try {
     const found = await act(
       "findMachines",
-      { site: sourceSite, names: machineNames },
-      { ...at, summary: `find ${machineNames.join(", ")} at ${sourceSite}`, budgetMs: 30_000 },
+      { site: sourceSite, names, tapUrls: machines.map(({ tapUrls }) => tapUrls) },
+      { ...at, summary: `find ${names.join(", ")} at ${sourceSite}`, budgetMs: 30_000 },
     );
     const off = found.flatMap(({ machineId, power }) =>
       machineId !== undefined && power !== "running" ? [machineId] : [],
