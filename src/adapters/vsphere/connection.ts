@@ -30,7 +30,7 @@ export interface VsphereConnection extends AsyncDisposable {
   ): Promise<VimMethods[M]["returns"]>;
 }
 
-/** Of 8.0; an older vCenter answers with what it has. */
+/** The API of 7.0, which later ones speak as well. */
 const SOAP_ACTION = '"urn:vim25/7.0.0.0"';
 const ANSWER_MS = 60_000;
 /** A page of an inventory is well below. */
