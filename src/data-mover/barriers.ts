@@ -146,3 +146,12 @@ async function commitsSince(
   const checkpoint = await disk.checkpoint?.(branch);
   return { diskId, commits, before: checkpoint?.data ?? branchStart(await readOrigin(disk, branch)).data };
 }
+
+/** Whether two barriers name the same state of every member. */
+export function sameMembers(a: BarrierRecord["members"], b: BarrierRecord["members"]): boolean {
+  const text = (members: BarrierRecord["members"]): string =>
+    JSON.stringify(
+      members.map((member) => [member.diskId, member.branch, member.seq, member.commitHash].join("/")).sort(),
+    );
+  return text(a) === text(b);
+}

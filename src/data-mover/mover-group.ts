@@ -20,15 +20,13 @@ import type { BarrierRecord } from "#model/format/records.ts";
 import type { Peer } from "#ports/link.ts";
 import type { Log } from "#ports/log.ts";
 import type { GroupProgress } from "#ports/replication.ts";
-import { barrierMember, listBarriers, readBarrier, writeBarrier, type GroupContext } from "./barriers.ts";
-import type { CycleAssembly } from "./cycle-assembly.ts";
+import { barrierMember, listBarriers, readBarrier, sameMembers, writeBarrier, type GroupContext } from "./barriers.ts";
 import type { MoverDisk } from "./mover-disk.ts";
 import type { CycleCommit, CycleCommitted, CycleDisk, FramesHead, StreamOpen, StreamOpened } from "./mover-messages.ts";
 import { progressOf, type ProgressFacts } from "./mover-progress.ts";
 import { settleAll, within } from "./mover-waits.ts";
+import { openCycles, type OpenCycles } from "./open-cycles.ts";
 import { createTransferRate } from "./transfer-rate.ts";
-
-const OPEN_CYCLES_MAX = 2;
 
 export interface MoverGroup {
   /** Supersedes the stream before. Throws FENCED, REFUSED, STORE_…, PEER_UNREACHABLE (superseded meanwhile). */
@@ -65,7 +63,7 @@ interface Stream {
   readonly peers: Set<Peer>;
   readonly request: StreamOpen;
   readonly disks: readonly MoverDisk[];
-  readonly cycles: Map<number, Map<string, CycleAssembly>>;
+  readonly cycles: OpenCycles;
   readonly ended: AbortController;
   /** A cycle whose commit was asked for and failed: the source will ask again, and nothing may overtake it. */
   failedCycle: number;
@@ -116,8 +114,7 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
     stream = undefined;
     ending.ended.abort(fault);
     for (const peer of ending.peers) peer.close(fault);
-    const assemblies = [...ending.cycles.values()].flatMap((cycle) => [...cycle.values()]);
-    ending.cycles.clear();
+    const assemblies = ending.cycles.takeAll();
     for (const assembly of assemblies) assembly.abort(fault);
     // In turn: a commit on its way still looks into the buffers.
     void inTurn(() => Promise.all(assemblies.map((assembly) => assembly.release())));
@@ -155,7 +152,7 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
       peers: new Set([peer]),
       request,
       disks,
-      cycles: new Map(),
+      cycles: openCycles(spec.groupId),
       ended: new AbortController(),
       failedCycle: 0,
     };
@@ -190,7 +187,7 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
   const commitCycle = async (own: Stream, request: CycleCommit): Promise<CycleCommitted> => {
     own.ended.signal.throwIfAborted();
     const { cycle } = request;
-    for (const earlier of [...own.cycles.keys()].filter((open) => open < cycle)) {
+    for (const earlier of own.cycles.before(cycle)) {
       if (earlier === own.failedCycle)
         throw new Fault(
           "STORE_UNAVAILABLE",
@@ -199,7 +196,7 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
         );
       // Requests come in order, so the source has given this one up: what it held goes into a later cycle.
       log.info("A cycle was given up by its source", { cycle: earlier });
-      await dropCycle(own, earlier);
+      await own.cycles.drop(earlier);
     }
     const giveUpAtMs = clock.monotonic() + deps.patienceMs;
     const byDisk = request.disks.map((disk) => ({
@@ -220,7 +217,7 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
     );
 
     async function commitDisk(own: Stream, disk: MoverDisk, counted: CycleDisk) {
-      const assembly = assemblyOf(own, disk, cycle);
+      const assembly = own.cycles.assembly(disk, cycle);
       await within(
         deps.patienceMs,
         assembly.complete(counted.records),
@@ -265,7 +262,7 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
       const idle = own.disks.filter(({ diskId }) => !withRecords.some(({ disk }) => disk?.diskId === diskId));
       await settleAll(idle.map((disk) => disk.assertNewest())); // [quiet barrier]
     }
-    await dropCycle(own, cycle);
+    await own.cycles.drop(cycle);
     tell({
       state: stateNow(request.disks.map((disk) => disk.syncRemainingBytes)),
       fault: undefined,
@@ -306,30 +303,6 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
     return record;
   };
 
-  const assemblyOf = (own: Stream, disk: MoverDisk, cycle: number): CycleAssembly => {
-    let cycles = own.cycles.get(cycle);
-    if (!cycles) {
-      if (own.cycles.size >= OPEN_CYCLES_MAX) {
-        throw new Fault(
-          "PROTOCOL_INVALID",
-          `Cycle ${cycle} of group "${spec.groupId}" begins while ${[...own.cycles.keys()].join(" and ")} are open`,
-          { hint: "Commit or abandon a cycle first." },
-        );
-      }
-      cycles = new Map();
-      own.cycles.set(cycle, cycles);
-    }
-    let assembly = cycles.get(disk.diskId);
-    if (!assembly) cycles.set(disk.diskId, (assembly = disk.begin(cycle)));
-    return assembly;
-  };
-
-  const dropCycle = async (own: Stream, cycle: number): Promise<void> => {
-    const assemblies = [...(own.cycles.get(cycle)?.values() ?? [])];
-    own.cycles.delete(cycle);
-    await Promise.all(assemblies.map((assembly) => assembly.release()));
-  };
-
   return {
     async open(peer, request) {
       if (peer.identity.site !== spec.sourceSite || request.sourceSite !== spec.sourceSite) {
@@ -363,7 +336,7 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
       if (!disk) throw new Fault("PROTOCOL_INVALID", `Disk "${head.diskId}" is not part of the stream`);
       facts = { ...facts, shippedBytes: facts.shippedBytes + payload.length };
       if (disk.data.cycle >= head.cycle) return; // Sent again after a lost answer; it is committed.
-      const assembly = assemblyOf(own, disk, head.cycle);
+      const assembly = own.cycles.assembly(disk, head.cycle);
       const before = assembly.sweptBytes;
       // A store that stays down must not keep the link's messages waiting for ever: the source opens again, and has everything.
       const late = (): Fault => {
@@ -417,12 +390,4 @@ function asSeenBySource(fault: Fault): Fault {
     details: fault.details,
     cause: fault,
   });
-}
-
-function sameMembers(a: BarrierRecord["members"], b: BarrierRecord["members"]): boolean {
-  const text = (members: BarrierRecord["members"]): string =>
-    JSON.stringify(
-      members.map((member) => [member.diskId, member.branch, member.seq, member.commitHash].join("/")).sort(),
-    );
-  return text(a) === text(b);
 }
