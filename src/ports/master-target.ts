@@ -53,7 +53,9 @@ export interface FenceResult {
 
 export interface MasterTarget {
   /** The store's conditional PUT and range reads behave: STORE_UNSAFE or STORE_DENIED otherwise. Cached for a day. */
-  probeStore(params: Record<string, never>): Promise<{ readonly storeId: string; readonly checkedAtMs: number; readonly endpoint: string }>;
+  probeStore(
+    params: Record<string, never>,
+  ): Promise<{ readonly storeId: string; readonly checkedAtMs: number; readonly endpoint: string }>;
 
   /**
    * Make the group receivable: store.json, per disk root branch, data key and canary, first claim (activeSite = sourceSite), catalog record;
@@ -72,20 +74,38 @@ export interface MasterTarget {
   /**
    * Waits until something changed since `cursor` (an earlier answer's), or `waitMs` passed. The group's progress, with the new cursor.
    */
-  observeGroup(params: { readonly groupId: string; readonly cursor: string; readonly waitMs: number }): Promise<GroupProgress & { readonly cursor: string }>;
+  observeGroup(params: {
+    readonly groupId: string;
+    readonly cursor: string;
+    readonly waitMs: number;
+  }): Promise<GroupProgress & { readonly cursor: string }>;
 
   /** Newest first. With `branch` only points on it, or on its parents before it left them; without, those of all branches. */
-  listPoints(params: { readonly groupId: string; readonly limit?: number; readonly branch?: string }): Promise<readonly RecoveryPoint[]>;
+  listPoints(params: {
+    readonly groupId: string;
+    readonly limit?: number;
+    readonly branch?: string;
+  }): Promise<readonly RecoveryPoint[]>;
 
   /** Keep a barrier under a name. The same name twice with the same barrier is no error, with another one REFUSED. */
-  bookmark(params: { readonly groupId: string; readonly operationId: string; readonly barrier: number; readonly name: string }): Promise<RecoveryPoint>;
+  bookmark(params: {
+    readonly groupId: string;
+    readonly operationId: string;
+    readonly barrier: number;
+    readonly name: string;
+  }): Promise<RecoveryPoint>;
 
   /**
    * Take the group for `activeSite`: claim the group's next epoch, fence every disk on its branch, complete the barriers that are
    * durable on all members. After it returns no commit of an older epoch counts. Resumable; the same operation gets the same epoch.
    * `resume` is the branch that goes on afterwards: for an undo the one that the source wrote; left out, the one that was ended.
    */
-  fence(params: { readonly groupId: string; readonly operationId: string; readonly activeSite: string; readonly resume?: string }): Promise<FenceResult>;
+  fence(params: {
+    readonly groupId: string;
+    readonly operationId: string;
+    readonly activeSite: string;
+    readonly resume?: string;
+  }): Promise<FenceResult>;
 
   /**
    * A point as NBD devices. A read-write one begins a branch of its own. One that was closed is REFUSED, unless `reopen` names the

@@ -25,9 +25,7 @@ export interface ProcessServer {
     readonly detached?: boolean;
   }): Promise<{ readonly barrier: number; readonly cutAtMs: number }>;
 
-  listAgents(
-    params: Record<string, never>,
-  ): Promise<
+  listAgents(params: Record<string, never>): Promise<
     readonly {
       readonly machine: string;
       readonly connected: boolean;
