@@ -8,7 +8,7 @@ import { Fault, faultFromJson } from "#model/fault.ts";
 import type { JsonValue } from "#model/json.ts";
 import type { Random } from "#ports/random.ts";
 import type { ApiClient } from "./contract.ts";
-import { newOperationId, type OperationKind } from "./operation-id.ts";
+import { groupOfOperation, newOperationId, type OperationKind } from "./operation-id.ts";
 
 const REQUEST_MS = 150_000;
 const RETRY_MS = 400;
@@ -116,6 +116,13 @@ export function createApiClient({ url, token, patienceMs = 10_000 }: ApiClientOp
     operation: (operationId, { waitMs } = {}) =>
       get(`/v1/operations/${encodeURIComponent(operationId)}`, { wait: waitMs }),
     cancelOperation: (operationId) => post(`/v1/operations/${encodeURIComponent(operationId)}/cancel`, {}),
+    retryOperation: (id, body = {}) =>
+      post(
+        `/v1/operations/${encodeURIComponent(id)}/retry`,
+        identified(groupOfOperation(id) ?? "group", "retry", body),
+      ),
+    skipOperation: (id, body = {}) =>
+      post(`/v1/operations/${encodeURIComponent(id)}/skip`, identified(groupOfOperation(id) ?? "group", "skip", body)),
     openExport: (group, body) => post(groupPath(group, "/exports"), identified(group, "export", body)),
     closeExport: async (operationId) => {
       await send({ method: "DELETE", path: `/v1/exports/${encodeURIComponent(operationId)}` });

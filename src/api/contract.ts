@@ -165,6 +165,13 @@ export interface ApiClient {
   /** With `waitMs`, answers when the operation ended or after that time, whichever is first. */
   operation(operationId: string, options?: { readonly waitMs?: number }): Promise<OperationState>;
   cancelOperation(operationId: string): Promise<OperationState>;
+  /** Start the machines that did not start in that failover or change of point; all, or one of them. */
+  retryOperation(
+    replicaOperationId: string,
+    body?: { readonly machine?: string; readonly operationId?: string },
+  ): Promise<OperationStarted>;
+  /** Go on without them. */
+  skipOperation(replicaOperationId: string, body?: { readonly operationId?: string }): Promise<OperationState>;
   openExport(group: string, body: { readonly point?: string; readonly writable?: boolean }): Promise<ExportStatus>;
   closeExport(operationId: string): Promise<void>;
   failoverCandidates(): Promise<readonly FailoverCandidate[]>;

@@ -15,6 +15,8 @@ export type OperationKind =
   | "change-point"
   | "commit"
   | "undo"
+  | "retry"
+  | "skip"
   | "test"
   | "cleanup"
   | "export";

@@ -231,6 +231,23 @@ export function addRoutes(app: OpenAPIHono, service: ApiService): void {
   });
 
   add({
+    method: post,
+    path: "/v1/operations/{operation}/retry",
+    summary: "Start the machines that did not start in a failover or a change of point",
+    body: bodies.retry,
+    answers: answers.started,
+    handle: ({ params, body }) => service.retryOperation(params["operation"]!, body),
+  });
+  add({
+    method: post,
+    path: "/v1/operations/{operation}/skip",
+    summary: "Go on without the machines that did not start",
+    body: bodies.operation,
+    answers: answers.operation,
+    handle: ({ params, body }) => service.skipOperation(params["operation"]!, body),
+  });
+
+  add({
     method: get,
     path: "/v1/machines",
     summary: "Agents and their disks",

@@ -64,6 +64,7 @@ export const bodies = {
       note: text.exactOptional(),
     })
     .openapi("ChangePoint"),
+  retry: z.object({ operationId, machine: text.exactOptional() }).openapi("Retry"),
   testFailover: z
     .object({ operationId, point: text.exactOptional(), leaseMs: z.number().int().min(1_000).exactOptional() })
     .openapi("TestFailover"),

@@ -118,6 +118,17 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
     });
   }
 
+  /** Only what started machines can have left one behind. */
+  async function replicaOperation(operationId: string): Promise<OperationState> {
+    const operation = await operationIn(checkOperationId(operationId));
+    if (operation.kind === "failover" || operation.kind === "changePoint") return operation;
+    throw new Fault(
+      "REFUSED",
+      `Operation "${operationId}" is a ${operation.kind}, expected a failover or a change of point`,
+      { details: { operationId } },
+    );
+  }
+
   async function roles(): Promise<readonly RoleView[]> {
     const connected = dependencies.connected();
     const listed = connected.map(({ identity, connectedAtMs }) => ({
@@ -297,6 +308,18 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
       }
       await workflows.cancel(operation.workflowId);
       return await operationIn(operationId);
+    },
+
+    async retryOperation(replicaId, { operationId, ...body } = {}) {
+      const { groupId } = await replicaOperation(replicaId);
+      return await workflows.update(groupId, "retryMembers", { ...identify(groupId, "retry", operationId), ...body });
+    },
+
+    async skipOperation(replicaId, { operationId } = {}) {
+      const { groupId } = await replicaOperation(replicaId);
+      const request = identify(groupId, "skip", operationId);
+      await workflows.update(groupId, "skipMembers", request);
+      return await operationIn(request.operationId);
     },
 
     async openExport(name, { point = "latest", writable = false, operationId }) {

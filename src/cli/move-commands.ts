@@ -238,6 +238,26 @@ export function addMoveCommands(program: Command, { client, stop }: CliDependenc
       );
     });
   operation
+    .command("retry")
+    .argument("<id>", "a failover or a change of point")
+    .argument("[machine]", "which one; left out: all that did not start")
+    .description("start the machines that did not start; the others run on")
+    .option("--no-wait", "print the operation id and return")
+    .option("--timeout <duration>", "stop waiting after this time")
+    .action(async (id: string, machine: string | undefined, options: WaitOptions, command: Command) => {
+      const { api, output } = reach(command);
+      const start = () => api.retryOperation(id, machine === undefined ? {} : { machine });
+      await startAndWatch(start, api, output, { ...options, stop });
+    });
+  operation
+    .command("skip")
+    .argument("<id>", "a failover or a change of point")
+    .description("go on without the machines that did not start")
+    .action(async (id: string, _: unknown, command: Command) => {
+      const { api, output } = reach(command);
+      output.answer(await api.skipOperation(id), describeOperation);
+    });
+  operation
     .command("cancel")
     .argument("<id>")
     .description("cancel; what it did is undone")

@@ -41,6 +41,8 @@ export const GROUP_OPERATIONS = [
   "change-point",
   "commit",
   "undo",
+  "retry-member",
+  "skip-member",
   "test-failover",
   "test-failover-cleanup",
   "unprotect",
@@ -63,6 +65,8 @@ export const CONDITIONS = {
   sourceMayRun: "SourceMayRun",
   /** An undo stopped the replica machines, and whether the replica was given back is not known. Only another undo ends it. */
   undoUnfinished: "UndoUnfinished",
+  /** Machines that did not start are being started. */
+  retrying: "Retrying",
 } as const;
 export type GroupCondition = (typeof CONDITIONS)[keyof typeof CONDITIONS];
 
@@ -122,6 +126,8 @@ const PHASES: Readonly<Record<GroupOperation, readonly GroupPhase[]>> = {
   "change-point": ["failed-over"],
   commit: ["failed-over"],
   undo: ["failed-over"],
+  "retry-member": ["failed-over", "committed"],
+  "skip-member": ["failed-over", "committed"],
   "test-failover": ["protected"],
   "test-failover-cleanup": [
     "seeding",
@@ -188,12 +194,18 @@ function reason(facts: GroupFacts, operation: GroupOperation, options: MoveOptio
         };
       }
       return undefined;
+    case "retry-member":
+    case "skip-member":
+      if (has(CONDITIONS.retrying)) return { why: RETRYING };
+      if (has(CONDITIONS.undoUnfinished)) return unfinished(facts);
+      return has(CONDITIONS.partial) ? undefined : { why: "no machine of it is missing" };
     case "change-point":
+      if (has(CONDITIONS.retrying)) return { why: RETRYING };
+      return has(CONDITIONS.undoUnfinished) ? unfinished(facts) : undefined;
     case "commit":
-      return has(CONDITIONS.undoUnfinished)
-        ? { why: "its last undo is not finished", instead: `Type "leeward undo ${facts.name}" again` }
-        : undefined;
+      return has(CONDITIONS.undoUnfinished) ? unfinished(facts) : undefined;
     case "undo":
+      if (has(CONDITIONS.retrying)) return { why: RETRYING };
       if (facts.sourceConnected === false) {
         return {
           why: "an undo gives the replica back to its source, and that is not connected",
@@ -224,6 +236,12 @@ function reason(facts: GroupFacts, operation: GroupOperation, options: MoveOptio
       }
       return undefined;
   }
+}
+
+const RETRYING = "its missing machines are being started";
+
+function unfinished({ name }: GroupFacts): Reason {
+  return { why: "its last undo is not finished", instead: `Type "leeward undo ${name}" again` };
 }
 
 /** The right to change point and to undo ends with a commit: that is worth saying. */

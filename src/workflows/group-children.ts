@@ -25,7 +25,7 @@ import {
   setCondition,
   type GroupRecord,
 } from "./group-record.ts";
-import { applyChangePoint, applyUndo, lostChange, lostUndo, newReplica } from "./group-moves.ts";
+import { applyChangePoint, applyRetry, applyUndo, lostChange, lostUndo, newReplica } from "./group-moves.ts";
 import { startJanitor } from "./guard.ts";
 import {
   CONTROL_QUEUE,
@@ -165,6 +165,7 @@ export function applyEnd(record: GroupRecord, end: OperationEnd): void {
   if (end.failover !== undefined) applyFailover(record, end.operation, end.failover);
   if (end.changePoint !== undefined) applyChangePoint(record, end.operation, end.changePoint);
   if (end.undo !== undefined) applyUndo(record, end.operation, end.undo);
+  if (end.retry !== undefined) applyRetry(record, end.operation, end.retry);
   if (end.test !== undefined) {
     if (end.test.cleanupFailed) {
       setCondition(record, CONDITIONS.testing, false);
@@ -228,6 +229,7 @@ export function applyLoss(record: GroupRecord, operationId: string): void {
     });
   } else if (operation.kind === "changePoint")
     applyEnd(record, { operation: ended, changePoint: lostChange(operation) });
+  else if (operation.kind === "retry") applyEnd(record, { operation: ended, retry: { answering: false } });
   else if (operation.kind === "undo") applyEnd(record, { operation: ended, undo: lostUndo(operation) });
   else if (operation.kind === "testFailover") applyEnd(record, { operation: ended, test: { cleanupFailed: true } });
   else putOperation(record, ended);
@@ -262,7 +264,7 @@ function endCleanups(record: GroupRecord, fault: OperationState["fault"]): void 
 /** Ids of the workflows that a group starts. */
 export function childWorkflowId(
   groupId: string,
-  kind: "failover" | "change-point" | "undo" | "test",
+  kind: "failover" | "change-point" | "undo" | "retry" | "test",
   operationId: string,
 ): string {
   return `${groupWorkflowId(groupId)}/${kind}/${operationId}`;

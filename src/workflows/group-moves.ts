@@ -5,6 +5,7 @@
  * are brought back by whoever watches (`replica.reopen`), or, when the replica may have been given back, only another undo goes on.
  */
 import { ParentClosePolicy, startChild, WorkflowIdReusePolicy } from "@temporalio/workflow";
+import { Fault } from "#model/fault.ts";
 import { CONDITIONS, nextPhase } from "#model/group-phase.ts";
 import { PRIORITY } from "./act.ts";
 import { changePoint } from "./change-point.ts";
@@ -22,10 +23,13 @@ import {
   type ChangePointRequest,
   type MoveRequest,
   type OperationState,
+  type ProtectedMachine,
+  type RetryRequest,
   type SetAside,
 } from "./messages.ts";
 import { begun, childAttributes } from "./operation-view.ts";
-import type { ChangePointOutcome, UndoOutcome } from "./signals.ts";
+import { retryMembers } from "./retry-members.ts";
+import type { ChangePointOutcome, RetryOutcome, UndoOutcome } from "./signals.ts";
 import { undo } from "./undo.ts";
 import { now } from "./workflow-time.ts";
 
@@ -93,18 +97,90 @@ export async function beginChangePoint(
   child.result().catch(lost);
 }
 
+/** NOT_FOUND for a machine that is not missing. */
+export function retryFault(record: GroupRecord, { machine }: RetryRequest): Fault | undefined {
+  const missing = missingMachines(record).map(({ name }) => name);
+  if (machine === undefined || missing.includes(machine)) return undefined;
+  return new Fault("NOT_FOUND", `No machine "${machine}" of group "${record.name}" is missing`, {
+    hint: `Missing: ${missing.join(", ")}`,
+  });
+}
+
+export async function beginRetry(
+  record: GroupRecord,
+  request: RetryRequest,
+  workflowId: string,
+  options: { readonly answerMs: number | undefined; readonly lost: () => void },
+): Promise<void> {
+  const { operationId, pointId } = replicaOf(record);
+  const { answerMs, lost } = options;
+  const input = {
+    groupId: record.groupId,
+    groupName: record.name,
+    operationId: request.operationId,
+    workflowId,
+    by: request.by,
+    targetSite: record.targetSite,
+    replica: { operationId, pointId },
+    machines: missingMachines(record).filter(({ name }) => request.machine === undefined || name === request.machine),
+    ...(answerMs === undefined ? {} : { answerMs }),
+  };
+  setCondition(record, CONDITIONS.retrying, true);
+  putOperation(record, begun(record, request, "retry", workflowId));
+  const child = await startChild(retryMembers, {
+    ...childOptions(request, workflowId),
+    args: [input],
+    staticSummary: `${record.name}: start ${input.machines.map(({ name }) => name).join(", ")} at ${record.targetSite}`,
+    typedSearchAttributes: childAttributes("retry", record.name, record.targetSite),
+  });
+  child.result().catch(lost);
+}
+
+/** Those that run are in the operation, also when others failed again. */
+export function applyRetry(record: GroupRecord, operation: OperationState, outcome: RetryOutcome): void {
+  const replica = replicaOf(record);
+  const started = (operation.machines ?? []).map(({ name, machineId }) => ({ name, machineId }));
+  const others = replica.machines.filter(({ name }) => !started.some((one) => one.name === name));
+  record.replica = { ...replica, machines: [...others, ...started] };
+  setCondition(record, CONDITIONS.retrying, false);
+  setCondition(record, CONDITIONS.partial, missingMachines(record).length > 0);
+  if (started.length > 0 && !outcome.answering) setCondition(record, CONDITIONS.notAnswering, true);
+}
+
+function missingMachines(record: GroupRecord): readonly ProtectedMachine[] {
+  const { machines } = replicaOf(record);
+  return record.machines.filter(({ name }) => !machines.some((one) => one.name === name));
+}
+
+/** The group goes on without them: a person has decided, and is reminded no more. */
+export function skipMissing(record: GroupRecord, request: MoveRequest, workflowId: string): void {
+  const names = missingMachines(record).map(({ name }) => name);
+  putDone(record, request, { kind: "skip", workflowId, detail: names.join(", ") });
+  setCondition(record, CONDITIONS.partial, false);
+}
+
 /** Nothing in the world changes: the group merely forgets the way back. */
 export function commitFailover(record: GroupRecord, request: MoveRequest, workflowId: string): void {
   record.phase = nextPhase(record.phase, "commit");
-  const { waitsFor: _waitsFor, ...operation } = begun(record, request, "commit", workflowId);
+  putDone(record, request, { kind: "commit", workflowId, detail: `on branch ${record.branch}` });
+}
+
+function putDone(
+  record: GroupRecord,
+  request: MoveRequest,
+  {
+    kind,
+    workflowId,
+    detail,
+  }: { readonly kind: "commit" | "skip"; readonly workflowId: string; readonly detail: string },
+): void {
+  const { waitsFor: _waitsFor, ...operation } = begun(record, request, kind, workflowId);
   const atMs = now();
   putOperation(record, {
     ...operation,
     state: "done",
     endedAtMs: atMs,
-    steps: [
-      { name: "commit", state: "done", startedAtMs: atMs, endedAtMs: atMs, detail: `on branch ${record.branch}` },
-    ],
+    steps: [{ name: kind, state: "done", startedAtMs: atMs, endedAtMs: atMs, detail }],
   });
 }
 

@@ -33,7 +33,15 @@ import {
   takeRequest,
   type GroupRecord,
 } from "./group-record.ts";
-import { beginChangePoint, beginUndo, commitFailover, setsAside } from "./group-moves.ts";
+import {
+  beginChangePoint,
+  beginRetry,
+  beginUndo,
+  commitFailover,
+  retryFault,
+  setsAside,
+  skipMissing,
+} from "./group-moves.ts";
 import { orderAnew, putOrder } from "./group-protect.ts";
 import {
   groupWorkflowId,
@@ -46,6 +54,7 @@ import {
   type Operation,
   type OperationDone,
   type ProtectRequest,
+  type RetryRequest,
   type TestCleanupRequest,
   type TestFailoverRequest,
   type UpdateResults,
@@ -156,17 +165,7 @@ export function handleUpdates(group: Group): void {
     handle: async (request) => {
       const child = childWorkflowId(groupId, "failover", request.operationId);
       const answer = started(record, request.operationId, child, record.epoch + 1);
-      const beginning = beginFailover(record, request, child, group.answerMs, () => {
-        applyLoss(record, request.operationId);
-        group.show();
-      });
-      group.interrupt();
-      try {
-        await beginning;
-      } catch (error) {
-        applyLoss(record, request.operationId);
-        throw error;
-      }
+      await launch(group, request, async (lost) => await beginFailover(record, request, child, group.answerMs, lost));
       await preemptTest(record);
       return answer;
     },
@@ -202,6 +201,27 @@ export function handleUpdates(group: Group): void {
       return await beginMove(group, request, "undo", async (child, lost) => {
         await beginUndo(record, request, child, lost);
       });
+    },
+  });
+
+  on<RetryRequest, "retryMembers">(group, "retryMembers", {
+    operation: "retry-member",
+    check: (request) => retryFault(record, request),
+    handle: async (request) => {
+      const child = childWorkflowId(groupId, "retry", request.operationId);
+      const answer = started(record, request.operationId, child);
+      await launch(group, request, async (lost) => {
+        await beginRetry(record, request, child, { answerMs: group.answerMs, lost });
+      });
+      return answer;
+    },
+  });
+
+  on<MoveRequest, "skipMembers">(group, "skipMembers", {
+    operation: "skip-member",
+    handle: async (request) => {
+      skipMissing(record, request, workflowId);
+      return done(record, request);
     },
   });
 
@@ -301,18 +321,28 @@ export async function beginMove(
     ...started(record, operationId, child, epoch),
     setsAside: setsAside(record),
   });
-  const beginning = begin(child, () => {
-    applyLoss(record, operationId);
+  await launch(group, request, async (lost) => await begin(child, lost));
+  return answer;
+}
+
+/** Begin a child that ends the group's turn; one that cannot be started was lost. */
+async function launch(
+  group: Group,
+  { operationId }: Operation,
+  begin: (lost: () => void) => Promise<void>,
+): Promise<void> {
+  const lost = (): void => {
+    applyLoss(group.record, operationId);
     group.show();
-  });
+  };
+  const beginning = begin(lost);
   group.interrupt();
   try {
     await beginning;
   } catch (error) {
-    applyLoss(record, operationId);
+    lost();
     throw error;
   }
-  return answer;
 }
 
 function done(record: GroupRecord, request: Operation): OperationDone {

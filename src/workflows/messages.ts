@@ -24,6 +24,7 @@ export const WORKFLOWS = {
   failover: "failover",
   changePoint: "changePoint",
   undo: "undo",
+  retryMembers: "retryMembers",
   testFailover: "testFailover",
   janitor: "janitor",
 } as const;
@@ -68,6 +69,8 @@ export const UPDATES = {
   changePoint: "changePoint",
   commit: "commit",
   undo: "undo",
+  retryMembers: "retryMembers",
+  skipMembers: "skipMembers",
   testFailoverStart: "testFailoverStart",
   testFailoverCleanup: "testFailoverCleanup",
 } as const;
@@ -87,6 +90,8 @@ export interface UpdateResults {
   readonly commit: OperationDone;
   /** REFUSED also when the source's process server does not answer: it is asked first. */
   readonly undo: LeaveStarted;
+  readonly retryMembers: OperationStarted;
+  readonly skipMembers: OperationDone;
   readonly testFailoverStart: OperationStarted;
   readonly testFailoverCleanup: OperationStarted;
 }
@@ -159,6 +164,12 @@ export interface MoveRequest extends Operation {
   readonly note?: string;
 }
 
+/** Start the machines that did not start, at the point that the others run on. */
+export interface RetryRequest extends MoveRequest {
+  /** Left out: all that are missing. */
+  readonly machine?: string;
+}
+
 export interface ChangePointRequest extends MoveRequest {
   /** As for a failover. `latest` and times look along what the source wrote; an id or a bookmark may be on any branch. */
   readonly point: string;
@@ -211,7 +222,17 @@ export interface OperationStep {
 export interface OperationState {
   readonly operationId: string;
   readonly kind:
-    "protect" | "failover" | "changePoint" | "commit" | "undo" | "testFailover" | "cleanup" | "bookmark" | "unprotect";
+    | "protect"
+    | "failover"
+    | "changePoint"
+    | "commit"
+    | "undo"
+    | "retry"
+    | "skip"
+    | "testFailover"
+    | "cleanup"
+    | "bookmark"
+    | "unprotect";
   readonly workflowId: string;
   readonly groupId: string;
   readonly state: "running" | "done" | "failed" | "cancelled";

@@ -181,7 +181,8 @@ function asked(record: GroupRecord, kind: "protect" | "unprotect"): Asked {
 }
 
 function mayStartAfresh(record: GroupRecord): boolean {
-  return record.phase !== "seeding" && !isMoving(record.phase) && !hasCondition(record, CONDITIONS.unprotecting);
+  if (record.phase === "seeding" || isMoving(record.phase)) return false;
+  return !hasCondition(record, CONDITIONS.unprotecting) && !hasCondition(record, CONDITIONS.retrying);
 }
 
 function describe(record: GroupRecord): string {

@@ -21,6 +21,7 @@ export interface OperationEnd {
   readonly failover?: FailoverOutcome;
   readonly changePoint?: ChangePointOutcome;
   readonly undo?: UndoOutcome;
+  readonly retry?: RetryOutcome;
   readonly test?: { readonly cleanupFailed: boolean };
 }
 
@@ -44,6 +45,11 @@ export interface UndoOutcome extends LeftReplica {
   /** It was asked for, and whether the store did it is not known. */
   readonly unknown: boolean;
   readonly epoch?: number;
+}
+
+/** Which machines run now is in the operation. */
+export interface RetryOutcome {
+  readonly answering: boolean;
 }
 
 export interface FailoverOutcome {

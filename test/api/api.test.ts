@@ -303,6 +303,9 @@ test("a source that comes back after the failover is named in the group's health
 test("after the failover: another point, back to the source, and once more for good", async () => {
   const [oldest] = (await api.points("web")).slice(-1);
   await rejection(api.changePoint("web", { point: "@nothing" }), "POINT_NOT_FOUND");
+  await rejection(api.retryOperation("web.failover.1"), "REFUSED"); // Nothing is missing.
+  await rejection(api.skipOperation("web.failover.1"), "REFUSED");
+  await rejection(api.retryOperation("web.protect.1"), "REFUSED");
   await rejection(api.changePoint("web", { point: "" }), "USAGE");
   const change = await api.changePoint("web", { point: oldest!.id, operationId: "web.change-point.1" });
   assert.equal(change.setsAside.branch, "branch-web.failover.1");

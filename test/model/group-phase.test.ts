@@ -114,6 +114,11 @@ test("after a failover: an undo needs its source, ends with a commit, and is the
   const unfinished = facts({ phase: "failed-over", conditions: [CONDITIONS.undoUnfinished] });
   assert.deepEqual(allowedOperations(unfinished), ["undo"]);
   assert.match(refusalOf(unfinished, "commit")?.hint ?? "", /leeward undo web/);
+  const partial = facts({ phase: "committed", conditions: [CONDITIONS.partial] });
+  assert.deepEqual(allowedOperations(partial), ["retry-member", "skip-member"]);
+  assert.match(refusalOf(failedOver, "retry-member")?.message ?? "", /no machine of it is missing/);
+  const retrying = facts({ phase: "failed-over", conditions: [CONDITIONS.partial, CONDITIONS.retrying] });
+  assert.deepEqual(allowedOperations(retrying), ["commit"]);
   assert.match(refusalOf(facts({ phase: "committed" }), "undo")?.message ?? "", /committed/);
   assert.match(refusalOf(facts({ phase: "failing-over" }), "undo")?.message ?? "", /cancelled before the boot/);
 });

@@ -169,3 +169,40 @@ test("one member that does not start at the other point leaves the others up; te
   await healthy(group, "after the termination");
   assertUnchanged(group, "after the termination");
 });
+
+test("a member that did not start is started later beside the others; or the group goes on without it", async () => {
+  const group = await harness.world({ machineNames: ["web", "db", "mail"] });
+  await group.protected(SHORT);
+  const noBoot = new Fault("VERIFICATION_FAILED", "No boot device");
+  group.sites.fail({ method: "hypervisor.start", at: 1, times: 2, when: "before", fault: noBoot });
+  const lost = { mode: "unplanned", point: "latest", sourceLost: true } as const;
+  await group.update("failover", { operationId: "f1", ...lost });
+  assert.equal((await group.ended("f1")).machines?.length, 1);
+  const { machines } = group.sites.world;
+  const missing = ["web", "db", "mail"].filter((name) => machines[`f1-${name}`]?.power !== "running");
+  const running = ["web", "db", "mail"].find((name) => !missing.includes(name));
+  const [first = "", second = ""] = missing;
+  const partial = await group.state();
+  assert.deepEqual(partial.allowedOperations, ["change-point", "commit", "undo", "retry-member", "skip-member"]);
+  const wrong = group.update("retryMembers", { operationId: "r0", machine: running });
+  assert.equal((await group.refused(wrong)).code, "NOT_FOUND");
+
+  const started = await group.update("retryMembers", { operationId: "r1", machine: first });
+  assert.equal(started.workflowId, `group/${group.groupId}/retry/r1`);
+  assert.equal((await group.ended("r1")).state, "done");
+  assert.equal(machines[`f1-${first}`]?.power, "running");
+  assert.equal(machines[`f1-${second}`]?.power, "off");
+  assert.ok((await group.state()).conditions.includes("Partial"));
+
+  group.sites.fail({ method: "hypervisor.start", at: 1, times: 1, when: "before", fault: noBoot });
+  await group.update("retryMembers", { operationId: "r2" });
+  assert.equal((await group.ended("r2")).fault?.code, "VERIFICATION_FAILED");
+  await group.update("skipMembers", { operationId: "s1" });
+  const skipped = await group.state();
+  assert.ok(!skipped.health.some((reason) => reason.code === "MEMBER_NOT_STARTED"));
+  assert.equal((await group.refused(group.update("retryMembers", { operationId: "r3" }))).code, "REFUSED");
+  // They are left together, the missing one too: all are gone before the source goes on.
+  await group.update("undo", { operationId: "u1" });
+  assert.equal((await group.ended("u1")).state, "done");
+  await group.until("cleaned", () => group.sites.leftovers().length === 0);
+});
