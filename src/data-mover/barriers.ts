@@ -26,10 +26,17 @@ export interface GroupContext extends StoreContext {
   readonly names: GroupNames;
   /** The same object for the same disk. */
   readonly disk: (diskId: string) => DiskContext;
+  /** Whether the disk belongs to the group now. One of an earlier protection under the same name does not: its points are not offered. */
+  readonly isMember: (diskId: string) => boolean;
 }
 
-export function groupContext(store: StoreContext, groupId: string, disk: GroupContext["disk"]): GroupContext {
-  return { ...store, groupId, names: groupNames(store.root, groupId), disk };
+export function groupContext(
+  store: StoreContext,
+  groupId: string,
+  disk: GroupContext["disk"],
+  isMember: GroupContext["isMember"] = () => true,
+): GroupContext {
+  return { ...store, groupId, names: groupNames(store.root, groupId), disk, isMember };
 }
 
 /**

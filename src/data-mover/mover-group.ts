@@ -181,7 +181,9 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
 
   const newestOf = async (barriers: readonly number[]): Promise<BarrierRecord | undefined> => {
     const number = barriers.at(-1);
-    return number === undefined ? undefined : readBarrier(context, number);
+    const record = number === undefined ? undefined : await readBarrier(context, number);
+    // Of an earlier protection under the same name, it says nothing about the disks of now.
+    return record?.members.every(({ diskId }) => deps.disks.has(diskId)) === true ? record : undefined;
   };
 
   const commitCycle = async (own: Stream, request: CycleCommit): Promise<CycleCommitted> => {

@@ -99,7 +99,12 @@ export function openMoverStore(
         return disk;
       };
       await Promise.all(diskIds.map((diskId) => diskOf(diskId).keyring.refresh()));
-      return groupContext(context, groupId, (diskId) => diskOf(diskId).context);
+      return groupContext(
+        context,
+        groupId,
+        (diskId) => diskOf(diskId).context,
+        (diskId) => diskIds.includes(diskId),
+      );
     },
   };
 }

@@ -3,7 +3,8 @@
  *
  * A barrier is offered only if every commit that it names is there, is the one it names, and is linked to what comes before it. A
  * bookmark is a self-contained copy of its barrier under a MAC; one that does not hold is reported and not offered, for a
- * damaged name must not keep anyone from the other points.
+ * damaged name must not keep anyone from the other points. Points of other disks than the group has now (it was protected anew under its name) are
+ * left alone and not offered.
  *
  * Source: docs/replication.md, "Barriers and points".
  */
@@ -179,6 +180,7 @@ function pointCheck(group: GroupContext, branch?: string): PointCheck {
   };
 
   const isThere = async (member: BarrierMember): Promise<boolean> => {
+    if (!group.isMember(member.diskId)) return false;
     const disk = group.disk(member.diskId);
     if (!(await isWhole(disk, member.branch, member.seq))) return false;
     const start = (await startOf(disk, member.branch)).position;

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { isFault } from "#model/fault.ts";
-import { listBarriers, readBarrier, writeBarrier } from "../../src/data-mover/barriers.ts";
+import { groupContext, listBarriers, readBarrier, writeBarrier } from "../../src/data-mover/barriers.ts";
 import { readBranch } from "../../src/data-mover/branch-reader.ts";
 import { readHighestClaim } from "../../src/data-mover/claims.ts";
 import { claimBranch, createBranch, createDisk } from "../../src/data-mover/disk-moves.ts";
@@ -201,6 +201,16 @@ test("a late writer of a completed barrier finds the same; another cut under its
     writeBarrier(other.group, { barrier: 1, groupId: "web", groupEpoch: 1, cutAtMs: 1, consistency: "crash", members }),
     { code: "REFUSED" },
   );
+});
+
+test("points of an earlier protection under the same name, of other disks, are not offered and are in nobody's way", async () => {
+  const fixture = await protectedGroup();
+  const writers = await Promise.all(DISKS.map((diskId) => fixture.open(diskId)));
+  await commitCycle(fixture, writers, 1);
+  const foreign = (): never => assert.fail("a disk that is not the group's was asked for");
+  const anew = groupContext(fixture.group, fixture.group.groupId, foreign, (diskId) => !DISKS.includes(diskId));
+  assert.deepEqual(await listPoints(anew), []);
+  await assert.rejects(readPoint(anew, 1), { code: "POINT_NOT_FOUND" });
 });
 
 test("a barrier is offered only while every commit of it is there and is the one it names", async () => {
