@@ -114,7 +114,7 @@ export function createTappedDisks(options: {
   async function ensureDisk(tap: TapClient, groupId: string, spec: DiskSpec): Promise<void> {
     const image = imageOf(spec.source);
     const booked = book.disks.find((disk) => disk.diskId === spec.diskId);
-    if (booked !== undefined && booked.image === image && booked.groupId === groupId) {
+    if (booked !== undefined && isSameFile(booked.image, image) && booked.groupId === groupId) {
       await tap.addDisk(tapConfig(booked));
       return;
     }
@@ -132,7 +132,7 @@ export function createTappedDisks(options: {
     const disk: BookedDisk = {
       groupId,
       diskId: spec.diskId,
-      image,
+      image: former?.image ?? image, // As the tap has it open.
       source: spec.source,
       socket: former?.socket ?? socketPath(spec.diskId),
       ...(former === undefined ? {} : { name: former.name ?? former.diskId }),
@@ -151,7 +151,7 @@ export function createTappedDisks(options: {
 
   /** Who has the image, if he may lose it. Throws DISK_ALREADY_PROTECTED if not. */
   function refuseForeign(image: string, groupId: string): BookedDisk | undefined {
-    const owner = book.disks.find((disk) => disk.image === image);
+    const owner = book.disks.find((disk) => isSameFile(disk.image, image));
     if (owner === undefined) return undefined;
     const task = tasks.find((one) => one.groupId === owner.groupId);
     if (owner.groupId === groupId) {
@@ -192,6 +192,13 @@ export function shortPath(folder: string, name: string): string {
       : join(tmpdir(), `leeward-${userInfo().uid}-${digest}`, name);
   mkdirSync(join(used, ".."), { recursive: true, mode: 0o700 });
   return used;
+}
+
+/** Also under two names: hard links, bind mounts. */
+function isSameFile(one: string, other: string): boolean {
+  if (one === other) return true;
+  const [a, b] = [one, other].map((path) => statSync(path, { throwIfNoEntry: false }));
+  return a !== undefined && b !== undefined && a.dev === b.dev && a.ino === b.ino;
 }
 
 /** `tap:PATH` → the image's own path. Throws USAGE for another driver, IMAGE_MISSING. */

@@ -9,6 +9,7 @@
  */
 import {
   isGrpcServiceError,
+  QueryNotRegisteredError,
   WithStartWorkflowOperation,
   WorkflowExecutionAlreadyStartedError,
   WorkflowNotFoundError,
@@ -188,6 +189,14 @@ function translate(error: unknown, group: string, address: string): unknown {
         cause: error,
       },
     );
+  }
+  // A workflow that cannot be replayed answers so: its handlers were never set.
+  if (error instanceof QueryNotRegisteredError) {
+    return new Fault("OPERATION_FAILED", `The workflow of "${group}" cannot go on: ${error.message}`, {
+      details: { group },
+      hint: `Replication goes on without it. Its run in the Temporal Web UI says where it stands; "temporal workflow reset" takes it back to before that`,
+      cause: error,
+    });
   }
   // FAILED_PRECONDITION on a query: nobody polls the queue of this workflow.
   if (grpcCode(error) === 9) {

@@ -88,17 +88,28 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
 
   /** Groups that exist or that something still happens to. */
   async function states(): Promise<readonly GroupState[]> {
+    return (await lookAtGroups()).states;
+  }
+
+  /** Also the groups whose workflows cannot be asked: one of them must not keep anybody from the others. */
+  async function lookAtGroups(): Promise<{
+    readonly states: readonly GroupState[];
+    readonly broken: readonly Fault[];
+  }> {
+    const broken: Fault[] = [];
     const all = await Promise.all(
       (await groupIds()).map(async (groupId) => {
         try {
           return await workflows.state(groupId);
         } catch (error) {
           if (isFault(error, "NOT_FOUND")) return undefined; // Ended between the list and the question.
-          throw error;
+          if (!isFault(error, "OPERATION_FAILED")) throw error;
+          broken.push(error);
+          return undefined;
         }
       }),
     );
-    return all.filter((state) => state !== undefined).filter(isShown);
+    return { states: all.filter((state) => state !== undefined).filter(isShown), broken };
   }
 
   async function operationIn(operationId: string): Promise<OperationState> {
@@ -162,12 +173,17 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
 
   /** A status must say what is wrong even when groups cannot be asked. */
   async function groupsOrProblem(): Promise<Pick<StatusView, "groups" | "problems">> {
+    const problem = ({ code, message, hint }: Fault): StatusView["problems"][number] => ({
+      code,
+      message,
+      ...(hint === undefined ? {} : { hint }),
+    });
     try {
-      return { groups: await groupViews(), problems: [] };
+      const { states: good, broken } = await lookAtGroups();
+      return { groups: await Promise.all(good.map(viewOf)), problems: broken.map(problem) };
     } catch (error) {
       if (!isFault(error)) throw error;
-      const { code, message, hint } = error;
-      return { groups: [], problems: [{ code, message, ...(hint === undefined ? {} : { hint }) }] };
+      return { groups: [], problems: [problem(error)] };
     }
   }
 

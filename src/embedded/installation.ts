@@ -5,8 +5,9 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Fault } from "#model/fault.ts";
 import { readJsonFile, writeJsonFile } from "./json-file.ts";
-import { controlFolder } from "./layout.ts";
+import { controlFolder, siteFolder, SITES } from "./layout.ts";
 import { isAlive, type ProcessIdentity } from "./process-identity.ts";
+import { readSiteStatus } from "./site-leader.ts";
 
 export interface Installation {
   readonly state: string;
@@ -33,12 +34,19 @@ export function isUp(installation: Installation | undefined): installation is In
   return installation !== undefined && isAlive(installation.up);
 }
 
+/** Its sites run on by themselves when `up` is killed: then there is nobody to start a lost site, and everything else is as before. */
+function answers(installation: Installation | undefined): installation is Installation {
+  if (installation === undefined) return false;
+  const leaders = SITES.map((site) => readSiteStatus(siteFolder(installation.state, site))?.leader);
+  return [installation.up, ...leaders].some((one) => one !== undefined && isAlive(one));
+}
+
 /** URL and token of the API. Throws NOT_FOUND when nothing runs in this state folder. */
 export function apiAccess(state: string): { readonly url: string; readonly token: string } {
   const installation = readInstallation(state);
   const tokenFile = join(controlFolder(state), "api-token");
   const url = installation?.urls["api"];
-  if (!isUp(installation) || url === undefined || !existsSync(tokenFile)) {
+  if (!answers(installation) || url === undefined || !existsSync(tokenFile)) {
     throw new Fault("NOT_FOUND", `No running installation in "${state}"`, {
       hint: "Start one with `leeward up --detach`, or name its folder with --state DIR",
     });

@@ -58,6 +58,8 @@ export interface UpDependencies {
   readonly stop: AbortSignal;
 }
 
+/** For what outlives its role: a tap closes its disks within 2 s. */
+const LAST_GRACE_MS = 5_000;
 const READY_TIMEOUT_MS = 120_000;
 
 /** Returns when `stop` aborted and everything has ended. `onReady` is called once all roles are connected. */
@@ -221,7 +223,10 @@ async function until(
   }
 }
 
-/** Stop both sites in order, then whatever still carries their mark (replica machines, exports). */
+/**
+ * Stop both sites in order, then whatever still carries their mark: taps, machines, exports. They are asked first. A tap that may close its disk
+ * finds out at its next start whether anybody else has written to the image meanwhile; one that was killed cannot.
+ */
 export async function endSites(state: string): Promise<number> {
   let ended = 0;
   for (const site of SITES) {
@@ -229,7 +234,11 @@ export async function endSites(state: string): Promise<number> {
     const status = readSiteStatus(folder);
     const leader = status?.leader ?? leaderStarting(folder);
     if (leader !== undefined && signal(leader, "SIGTERM")) {
+      ended += 1;
       for (let waited = 0; waited < 30_000 && isAlive(leader); waited += 100) await sleep(100);
+      const left = siteProcessesAlive(folder);
+      for (const one of left) signal(one, "SIGTERM");
+      for (let waited = 0; waited < LAST_GRACE_MS && left.some(isAlive); waited += 50) await sleep(50);
     }
     ended += await killSite(folder, leader);
     rmSync(join(folder, "running.json"), { force: true });

@@ -1,6 +1,6 @@
 /** The agent by itself: which process server it goes to, what it taps, and that its machine never depends on any of it. */
 import assert from "node:assert/strict";
-import { readFileSync, writeFileSync } from "node:fs";
+import { linkSync, readFileSync, writeFileSync } from "node:fs";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -52,6 +52,12 @@ test("an image belongs to one group, until control has stopped it", async (t) =>
   assert.deepEqual(added, ["disk-1"]);
   assert.equal(disks.ofGroup("two", [])[0]?.fault?.code, "DISK_ALREADY_PROTECTED");
   assert.throws(() => disks.inspect(`tap:${image}`, "two"), { code: "DISK_ALREADY_PROTECTED" });
+  linkSync(image, `${image}.link`);
+  assert.throws(
+    () => disks.inspect(`tap:${image}.link`, "two"),
+    { code: "DISK_ALREADY_PROTECTED" },
+    "a hard link to it",
+  );
   await disks.ensure(async () => tap, [task("one", "disk-1", image, "stopped"), task("two", "disk-2", image)]);
   assert.deepEqual(added, ["disk-1", "disk-2"]);
   assert.equal(disks.ofGroup("two", [])[0]?.fault, undefined);
