@@ -114,7 +114,8 @@ test(
         const view = await until("the group", 30_000, async () => client.group(name));
         assert.equal(view.activeSite, "secondary");
         assert.equal(view.epoch, before.epoch + 1, "one failover takes one epoch, however often its steps were tried");
-        const machines = (await client.machines("secondary")).filter((machine) => machine.operationId === operationId);
+        const all = await until("the hypervisor", 30_000, () => client.machines("secondary"));
+        const machines = all.filter((machine) => machine.operationId === operationId);
         assert.deepEqual(
           machines.map((machine) => machine.power),
           ["running"],
