@@ -267,7 +267,8 @@ function dueInMs(group: GroupContext): number {
     request.detached && group.file.memory.cutAtMs >= request.askedAtMs ? DETACHED_PAUSE_MS : 0,
   );
   const pauseMs = Math.min(group.order.intervalMs, ...soon);
-  return Math.max(0, group.file.memory.cutAtMs + pauseMs - group.clock.now());
+  // Never longer than the pause itself: a clock that was set back must not stop the cuts until it has caught up.
+  return Math.min(pauseMs, Math.max(0, group.file.memory.cutAtMs + pauseMs - group.clock.now()));
 }
 
 /** While nobody drains the spool, what is to be cut must fit. */
