@@ -13,8 +13,6 @@ export interface GroupMemory {
   readonly branch: string;
   /** Group epoch in which we were fenced; 0 if not. */
   readonly fencedEpoch: number;
-  /** Cycles up to here are committed on all disks. May lag behind the truth, never ahead. */
-  readonly committed: number;
   /** Per disk, the last cycle known to have a commit of it. May lag. */
   readonly tails: Readonly<Record<string, number>>;
   readonly cutAtMs: number;
@@ -30,7 +28,7 @@ export interface GroupFile {
   save(change: Partial<GroupMemory>): void;
 }
 
-const BLANK: GroupMemory = { cycle: 0, branch: "", fencedEpoch: 0, committed: 0, tails: {}, cutAtMs: 0, resyncs: {} };
+const BLANK: GroupMemory = { cycle: 0, branch: "", fencedEpoch: 0, tails: {}, cutAtMs: 0, resyncs: {} };
 
 /** Throws CONFIG_INVALID when the file is there and cannot be read: a number given twice would be worse than not starting. */
 export function openGroupFile(file: string): GroupFile {
@@ -69,7 +67,6 @@ function parseMemory(text: string): GroupMemory {
     cycle: readWhole(fields, "cycle"),
     branch: fields["branch"] === "" ? "" : readName(fields, "branch"),
     fencedEpoch: readWhole(fields, "fencedEpoch"),
-    committed: readWhole(fields, "committed"),
     tails: Object.fromEntries(Object.keys(tails).map((diskId) => [diskId, readWhole(tails, diskId)])),
     cutAtMs: readWhole(fields, "cutAtMs"),
     resyncs: Object.fromEntries(Object.keys(resyncs).map((diskId) => [diskId, readText(resyncs, diskId)])),

@@ -166,7 +166,7 @@ function checkBranch(group: GroupContext): void {
   if (branch === "" || branch === group.order.branch) return;
   const reason = `the group goes on on branch "${group.order.branch}", not "${branch}"`;
   const resyncs = Object.fromEntries(diskIdsOf(group.order).map((diskId) => [diskId, reason]));
-  group.file.save({ branch: group.order.branch, tails: {}, committed: 0, resyncs });
+  group.file.save({ branch: group.order.branch, tails: {}, resyncs });
 }
 
 function streamOf(order: ReplicationOrder): string {

@@ -125,9 +125,6 @@ async function openStream(group: GroupContext): Promise<MoverStream> {
     // A target that is behind is taken at its word: what is compared as a whole does not rest on what it once said.
     tails: { ...file.memory.tails, ...Object.fromEntries(tails) },
     resyncs: { ...file.memory.resyncs, ...Object.fromEntries(resyncs) },
-    ...(found.behind.length > 0
-      ? { committed: Math.min(file.memory.committed, ...found.behind.map((diskId) => tails.get(diskId) ?? 0)) }
-      : {}),
   });
   const giveUpFrom = resyncs.size > 0 ? group.cycles[0]?.number : found.giveUpFrom;
   if (found.foreign || resyncs.size > 0) group.reducer.forget();
@@ -233,7 +230,7 @@ async function committed(group: GroupContext, cycle: Cycle, answer: CommitAnswer
   const tails = Object.fromEntries(answer.committed.map(({ diskId }) => [diskId, cycle.number]));
   rememberCommitted(group, cycle.number);
   // Durable, or a restart would take our own last commit for another's, and give up what was cut meanwhile.
-  file.save({ committed: Math.max(file.memory.committed, cycle.number), tails: { ...file.memory.tails, ...tails } });
+  file.save({ tails: { ...file.memory.tails, ...tails } });
   group.streamFault = undefined;
   group.cycles = group.cycles.filter((other) => other !== cycle);
   cycle.spool.drop();
