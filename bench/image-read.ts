@@ -146,7 +146,7 @@ async function read(): Promise<void> {
 
   // 4 KiB where there is data, far from each other, through an image that has read nothing.
   image = await fresh();
-  const places = dataPlaces(image, reads);
+  const places = await dataPlaces(image, reads);
   await timed(places.slice(0, 10), (at) => image.read(target.subarray(0, 4096), at));
   const cold = await timed(places.slice(10), (at) => image.read(target.subarray(0, 4096), at));
   figures["cold random 4 KiB, p50 ms"] = quantile(cold, 0.5);
@@ -182,14 +182,17 @@ async function restore(image: DiskImage): Promise<void> {
   await Promise.all([lane(), lane(), lane(), lane()]);
 }
 
-function dataPlaces(image: DiskImage, count: number): number[] {
-  const { map } = image;
-  const places: number[] = [];
-  while (places.length < count) {
-    const at = Math.floor(Math.random() * map.count);
-    if (map.source[at]! < 0xffff_0000) places.push(map.start[at]! * 4096);
+async function dataPlaces(image: DiskImage, count: number): Promise<number[]> {
+  const data: { readonly at: number; readonly length: number }[] = [];
+  let at = 0;
+  for (const { length, zero } of await image.allocation(0, image.sizeBytes)) {
+    if (!zero) data.push({ at, length });
+    at += length;
   }
-  return places;
+  return Array.from({ length: count }, () => {
+    const run = data[Math.floor(Math.random() * data.length)]!;
+    return run.at + Math.floor((Math.random() * run.length) / 4096) * 4096;
+  });
 }
 
 async function timed(places: readonly number[], work: (at: number) => unknown): Promise<number[]> {

@@ -8,7 +8,7 @@ import { open, rename, type FileHandle } from "node:fs/promises";
 import { join } from "node:path";
 import { Fault, isFault } from "#model/fault.ts";
 import type { RecoveryPoint } from "#ports/replication.ts";
-import { allocationOf, openImage, type DiskImage } from "./image.ts";
+import { openImage, type DiskImage } from "./image.ts";
 import type { MoverStore } from "./mover-store.ts";
 
 export interface RestoredDisk {
@@ -100,7 +100,7 @@ async function copyData(
       next += STEP_BYTES;
       const length = Math.min(STEP_BYTES, image.sizeBytes - start);
       let at = start;
-      for (const run of allocationOf(image.map, start, length)) {
+      for (const run of await image.allocation(start, length)) {
         if (!run.zero) {
           const part = buffer.subarray(0, run.length);
           await image.read(part, at);

@@ -36,7 +36,11 @@ export interface ImagePosition {
 export interface DiskImage {
   readonly sizeBytes: number;
   readonly sectorBytes: number;
-  readonly map: ExtentMap;
+  /**
+   * Runs of equal allocation that cover [offset, offset + length) in bytes; at once when what says so is at hand.
+   * Throws OBJECT_CORRUPT, OBJECT_MISSING, STORE_…, KEY_MISSING.
+   */
+  allocation(offset: number, length: number): readonly AllocationRun[] | Promise<readonly AllocationRun[]>;
   /**
    * Fill `target` from byte `offset`; anything inside the disk. At once when all of it is at hand.
    * Throws OBJECT_CORRUPT, OBJECT_MISSING, STORE_…, KEY_MISSING; `target` may be filled in part then.
@@ -147,7 +151,7 @@ export async function openImage(
   return {
     sizeBytes,
     sectorBytes,
-    map,
+    allocation: (offset, length) => allocationOf(map, offset, length),
     statistics: loader.statistics,
     read(target, offset) {
       if (offset < 0 || offset + target.length > sizeBytes)
@@ -178,13 +182,12 @@ export function imageDevice(image: DiskImage): BlockDevice {
     trim: refuse,
     zero: refuse,
     flush: () => undefined,
-    status: (offset, length) => allocationOf(image.map, offset, length),
+    status: (offset, length) => image.allocation(offset, length),
     close: () => Promise.resolve(),
   };
 }
 
-/** Runs of equal allocation that cover [offset, offset + length) in bytes. */
-export function allocationOf(map: ExtentMap, offset: number, length: number): AllocationRun[] {
+function allocationOf(map: ExtentMap, offset: number, length: number): AllocationRun[] {
   const start = Math.floor(offset / BLOCK_SIZE);
   const end = Math.ceil((offset + length) / BLOCK_SIZE);
   const runs: { length: number; hole: boolean; zero: boolean }[] = [];

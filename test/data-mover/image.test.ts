@@ -12,7 +12,7 @@ import { containerCodec } from "../../src/data-mover/container-codec.ts";
 import { type CommitDetails, containerWriter, type SealedSegment } from "../../src/data-mover/container-writer.ts";
 import type { DiskContext, StoreContext } from "../../src/data-mover/disk-context.ts";
 import { claimBranch, createBranch, createDisk, fenceDisk } from "../../src/data-mover/disk-moves.ts";
-import { allocationOf, type DiskImage, imageDevice, openImage } from "../../src/data-mover/image.ts";
+import { type DiskImage, imageDevice, openImage } from "../../src/data-mover/image.ts";
 import { type Keyring, openKeyring } from "../../src/data-mover/keyring.ts";
 import { blockData, DETAILS, DISK_ID, frameOf, seededRandom, STORE_ID } from "../support/format-samples.ts";
 
@@ -201,7 +201,7 @@ test("Every commit of a random history, on two branches, reads as a flat array w
         const offset = at.random.below(SIZE_BYTES - 1);
         await assertReads(image, state, offset, 1 + at.random.below(Math.min(400_000, SIZE_BYTES - offset)));
       }
-      const covered = allocationOf(image.map, 0, SIZE_BYTES).reduce((sum, run) => sum + run.length, 0);
+      const covered = (await image.allocation(0, SIZE_BYTES)).reduce((sum, run) => sum + run.length, 0);
       assert.equal(covered, SIZE_BYTES);
     }
   }
