@@ -1,15 +1,22 @@
 /**
  * A recovery point as raw image files: for who has the bucket and the keys, and nothing else.
  *
- * Every block is verified on its way (seal and digest, image.ts). A file carries its name only once it is whole and durable; until then it is
- * `NAME.partial`, and a restore that is repeated begins it anew. Zeroes stay holes.
+ * Every block is verified on its way (seal and digest). The store is read container by container (restore-plan.ts), by as many lanes as the
+ * caller gives; what was done before a kill is not done again (restored-file.ts). Zeroes stay holes.
  */
-import { open, rename, type FileHandle } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { open } from "node:fs/promises";
 import { join } from "node:path";
-import { Fault, isFault } from "#model/fault.ts";
-import type { RecoveryPoint } from "#ports/replication.ts";
+import { isFault } from "#model/fault.ts";
+import { BLOCK_SIZE, blockCount } from "#model/units.ts";
+import type { PointMember, RecoveryPoint } from "#ports/replication.ts";
+import { NO_COMMIT } from "./branch-reader.ts";
+import { diskShape } from "./disk-shape.ts";
 import { openImage, type DiskImage } from "./image.ts";
-import type { MoverStore } from "./mover-store.ts";
+import type { MoverStore, OpenedDisk } from "./mover-store.ts";
+import { asDiskFull, openRestoredFile, type RestoredFile } from "./restored-file.ts";
+import { type JobDone, type LaneContext, type LaneTarget, runJob } from "./restore-lane.ts";
+import { planRestore, WINDOW_BLOCKS, type RestoreJob } from "./restore-plan.ts";
 
 export interface RestoredDisk {
   readonly diskId: string;
@@ -19,49 +26,56 @@ export interface RestoredDisk {
   readonly dataBytes: number;
 }
 
-const STEP_BYTES = 4 << 20;
-const STEPS_AT_ONCE = 4;
+/** Does jobs of one disk, several at a time. Jobs of one lane share its thread. */
+export interface RestoreLane {
+  run(job: RestoreJob, signal: AbortSignal): Promise<JobDone>;
+  close(): Promise<void>;
+}
 
-/**
- * Write every disk of `point` to `{folder}/{diskId}.raw`; a file that is there is REFUSED.
- * Throws OBJECT_CORRUPT, OBJECT_MISSING, CHAIN_BROKEN, KEY_…, STORE_…, DISK_FULL.
- */
-export async function restorePoint(request: {
+export type OpenLanes = (context: LaneContext, target: LaneTarget) => Promise<RestoreLane[]>;
+
+export interface RestoreProgress {
+  readonly diskId: string;
+  /** Of `dataBytes`; what an earlier attempt did is counted. */
+  readonly doneBytes: number;
+  readonly dataBytes: number;
+  readonly sizeBytes: number;
+}
+
+/** Jobs that a lane has at a time: one is fetched while another is unpacked. */
+const JOBS_OF_LANE = 2;
+const CHECKPOINT_MS = 5_000;
+
+export interface RestoreRequest {
   readonly store: MoverStore;
   readonly point: Pick<RecoveryPoint, "id" | "members">;
   readonly folder: string;
-  readonly onProgress?: (progress: {
-    readonly diskId: string;
-    readonly doneBytes: number;
-    readonly sizeBytes: number;
-  }) => void;
+  readonly overwrite?: boolean;
+  /** Default: one lane in this thread. */
+  readonly openLanes?: OpenLanes;
+  readonly onProgress?: (progress: RestoreProgress) => void;
   readonly signal?: AbortSignal;
-}): Promise<RestoredDisk[]> {
-  const { store, point, folder, onProgress, signal } = request;
+}
+
+/**
+ * Write every disk of `point` to `{folder}/{diskId}.raw`; a file that is there is REFUSED without `overwrite`.
+ * Throws OBJECT_CORRUPT, OBJECT_MISSING, CHAIN_BROKEN, KEY_…, STORE_…, DISK_FULL, what `signal` aborts with.
+ */
+export async function restorePoint(request: RestoreRequest): Promise<RestoredDisk[]> {
+  const { point, folder } = request;
+  const files: RestoredFile[] = [];
   const restored: RestoredDisk[] = [];
-  for (const { diskId, branch, seq, commitHash } of point.members) {
-    // The shape is for writers only; what the disk really is, the image says.
-    const { context, keyring, storeId } = await store.openDisk({ diskId, sizeBytes: 0, sectorBytes: 512 });
-    const image = await openImage(context, { branch, seq, commitHash, keyring, storeId });
-    const path = join(folder, `${diskId}.raw`);
-    const file = await createFile(path);
+  for (const member of point.members) {
+    const path = join(folder, `${member.diskId}.raw`);
     try {
-      await file.truncate(image.sizeBytes);
-      const dataBytes = await copyData(
-        image,
-        file,
-        (doneBytes) => onProgress?.({ diskId, doneBytes, sizeBytes: image.sizeBytes }),
-        signal,
-      );
-      await file.sync();
-      restored.push({ diskId, path, sizeBytes: image.sizeBytes, dataBytes });
+      const { disk, file } = await restoreDisk(request, member, path);
+      restored.push(disk);
+      files.push(file);
     } catch (error) {
-      throw diskFull(error, path);
-    } finally {
-      await file.close();
+      throw asDiskFull(error, path);
     }
-    await rename(`${path}.partial`, path);
   }
+  for (const file of files) await file.forget();
   const handle = await open(folder, "r");
   try {
     await handle.sync();
@@ -71,59 +85,148 @@ export async function restorePoint(request: {
   return restored;
 }
 
-async function createFile(path: string): Promise<FileHandle> {
-  // Taken for a moment only to see that nobody else's file is replaced by the rename.
-  const existing = await open(path, "r").catch((error: NodeJS.ErrnoException) => {
-    if (error.code === "ENOENT") return undefined;
-    throw error;
+async function restoreDisk(
+  request: RestoreRequest,
+  member: PointMember,
+  path: string,
+): Promise<{ readonly disk: RestoredDisk; readonly file: RestoredFile }> {
+  const { diskId } = member;
+  // The shape is for writers only; what the disk really is, the image says.
+  const opened = await request.store.openDisk({ diskId, sizeBytes: 0, sectorBytes: 512 });
+  const { sizeBytes, image } = await openMember(opened, member);
+  const windows = Math.ceil(blockCount(sizeBytes) / WINDOW_BLOCKS);
+  const windowBytes: number[] = [];
+  for (let window = 0; window < windows; window++)
+    windowBytes.push(image === undefined ? 0 : await dataBytesOf(image, window));
+  const dataBytes = sum(windowBytes);
+  const file = await openRestoredFile({
+    path,
+    sizeBytes,
+    content: JSON.stringify([opened.storeId, diskId, member.branch, member.seq, member.commitHash, sizeBytes]),
+    neededBytes: dataBytes,
+    overwrite: request.overwrite ?? false,
   });
-  if (existing === undefined) return open(`${path}.partial`, "w", 0o600);
-  await existing.close();
-  throw new Fault("REFUSED", `"${path}" exists`, { details: { path }, hint: "Restore into an empty folder." });
+  try {
+    const tell = (doneBytes: number): void => request.onProgress?.({ diskId, doneBytes, dataBytes, sizeBytes });
+    if (!file.complete && image !== undefined) {
+      await withLanes(request, opened, { fd: file.fd, sizeBytes }, async (lanes, signal) => {
+        for (let window = file.window; window < windows; window++) {
+          const jobs = planRestore(await image.dataRuns(window * WINDOW_BLOCKS, windowBlocks(sizeBytes, window)));
+          file.beginWindow(window, planId(jobs), jobs.length);
+          const before = sum(windowBytes.slice(0, window));
+          await runJobs(jobs, { lanes, file, signal, tell: (doneBytes) => tell(before + doneBytes) });
+        }
+      });
+    }
+    await file.finish();
+    tell(dataBytes);
+  } finally {
+    await file.close();
+  }
+  return { file, disk: { diskId, path, sizeBytes, dataBytes } };
 }
 
-/** A few steps at once, in the order of the disk; each writes what it read before it takes another. */
-async function copyData(
-  image: DiskImage,
-  file: FileHandle,
-  onDone: (doneBytes: number) => void,
-  signal: AbortSignal | undefined,
-): Promise<number> {
+/** The disk at the point; one that had no commit by then is all zeroes and has no image. */
+async function openMember(
+  opened: OpenedDisk,
+  { branch, seq, commitHash }: PointMember,
+): Promise<{ readonly sizeBytes: number; readonly image?: DiskImage }> {
+  const { context, keyring, storeId } = opened;
+  try {
+    const image = await openImage(context, { branch, seq, commitHash, keyring, storeId });
+    return { sizeBytes: image.sizeBytes, image };
+  } catch (error) {
+    if (!isFault(error, "NO_POINT") || commitHash !== NO_COMMIT) throw error;
+    return { sizeBytes: (await diskShape(context, { branch, seq })).sizeBytes };
+  }
+}
+
+function windowBlocks(sizeBytes: number, window: number): number {
+  return Math.min(WINDOW_BLOCKS, blockCount(sizeBytes) - window * WINDOW_BLOCKS);
+}
+
+async function dataBytesOf(image: DiskImage, window: number): Promise<number> {
+  const offset = window * WINDOW_BLOCKS * BLOCK_SIZE;
+  const length = Math.min(WINDOW_BLOCKS * BLOCK_SIZE, image.sizeBytes - offset);
+  return sum((await image.allocation(offset, length)).map((run) => (run.zero ? 0 : run.length)));
+}
+
+/** Lanes for `work`, closed whatever becomes of it. */
+async function withLanes(
+  request: RestoreRequest,
+  opened: OpenedDisk,
+  target: LaneTarget,
+  work: (lanes: readonly RestoreLane[], signal: AbortSignal) => Promise<void>,
+): Promise<void> {
+  const { keyring, storeId, diskId, context } = opened;
+  const signal = request.signal ?? new AbortController().signal;
+  const lanes = await (request.openLanes ?? laneOfThisThread)(
+    { store: context.store, keyring, storeId, diskId },
+    target,
+  );
+  try {
+    await work(lanes, signal);
+  } finally {
+    await Promise.all(lanes.map((lane) => lane.close()));
+  }
+}
+
+async function runJobs(
+  jobs: readonly RestoreJob[],
+  to: {
+    readonly lanes: readonly RestoreLane[];
+    readonly file: RestoredFile;
+    readonly signal: AbortSignal;
+    readonly tell: (doneBytes: number) => void;
+  },
+): Promise<void> {
+  const { lanes, file, tell } = to;
+  const failed = new AbortController();
+  const signal = AbortSignal.any([to.signal, failed.signal]);
   let next = 0;
-  let done = 0;
-  let dataBytes = 0;
-  const lane = async (): Promise<void> => {
-    const buffer = new Uint8Array(STEP_BYTES);
-    while (next < image.sizeBytes) {
-      signal?.throwIfAborted();
-      const start = next;
-      next += STEP_BYTES;
-      const length = Math.min(STEP_BYTES, image.sizeBytes - start);
-      let at = start;
-      for (const run of await image.allocation(start, length)) {
-        if (!run.zero) {
-          const part = buffer.subarray(0, run.length);
-          await image.read(part, at);
-          for (let written = 0; written < part.length;)
-            written += (await file.write(part, written, part.length - written, at + written)).bytesWritten;
-          dataBytes += run.length;
-        }
-        at += run.length;
-      }
-      done += length;
-      onDone(done);
+  let doneBytes = sum(jobs.map((job, index) => (file.isDone(index) ? job.plainBytes : 0)));
+  tell(doneBytes);
+  const work = async (lane: RestoreLane): Promise<void> => {
+    while (next < jobs.length) {
+      const index = next++;
+      if (file.isDone(index)) continue;
+      signal.throwIfAborted();
+      await lane.run(jobs[index]!, signal);
+      file.done(index);
+      doneBytes += jobs[index]!.plainBytes;
+      tell(doneBytes);
     }
   };
-  const lanes = await Promise.allSettled(Array.from({ length: STEPS_AT_ONCE }, lane));
-  for (const one of lanes) if (one.status === "rejected") throw one.reason;
-  return dataBytes;
+  let checkpointing: Promise<void> | undefined;
+  const ticker = setInterval(() => {
+    checkpointing ??= file.checkpoint().then(
+      () => (checkpointing = undefined),
+      (error: unknown) => failed.abort(error),
+    );
+  }, CHECKPOINT_MS);
+  const workers = lanes.flatMap((lane) => Array.from({ length: JOBS_OF_LANE }, () => work(lane)));
+  for (const worker of workers) worker.catch((error: unknown) => failed.abort(error));
+  // All have to stop before the file is closed; the first failure is the reason of the others.
+  await Promise.allSettled(workers);
+  clearInterval(ticker);
+  await checkpointing;
+  if (!signal.aborted) return;
+  // What is there need not be fetched again. A full disk may refuse even that; the reason of the end is the better error.
+  await file.checkpoint().catch(() => undefined);
+  throw signal.reason;
 }
 
-function diskFull(error: unknown, path: string): unknown {
-  if (isFault(error) || (error as NodeJS.ErrnoException).code !== "ENOSPC") return error;
-  return new Fault("DISK_FULL", `No space left to restore "${path}"`, {
-    details: { path },
-    hint: "Free space, then restore again.",
-    cause: error,
-  });
+const laneOfThisThread: OpenLanes = async (context, target) => [
+  { run: (job, signal) => runJob(job, context, target, signal), close: () => Promise.resolve() },
+];
+
+/** The same for the same jobs, and for no others. */
+function planId(jobs: readonly RestoreJob[]): string {
+  const hash = createHash("sha256");
+  for (const { place, frame, start, length } of jobs) hash.update(place.key).update(frame).update(start).update(length);
+  return hash.digest("hex");
+}
+
+function sum(numbers: readonly number[]): number {
+  return numbers.reduce((total, number) => total + number, 0);
 }

@@ -33,6 +33,8 @@ export interface ImageContainer {
   rangeOf(first: number, last: number): { readonly offset: number; readonly length: number };
   /** Header and index again, from the store, for the digests. Throws OBJECT_CORRUPT, OBJECT_MISSING, STORE_…. */
   loadDigests(): Promise<Uint8Array>;
+  /** The same from bytes that are at hand: the object from its start, at least header and index. Throws OBJECT_CORRUPT. */
+  digestsFrom(data: Uint8Array): Uint8Array;
   /** Plain length of a frame. */
   plainBytesOf(frame: number): number;
   /**
@@ -51,7 +53,7 @@ export function imageContainer(
   context: {
     readonly store: ObjectStore;
     readonly cipher: Cipher;
-    readonly keyring: Keyring;
+    readonly keyring: Pick<Keyring, "cipher" | "keyOf">;
     readonly storeId: string;
     readonly diskId: string;
     readonly frameBase: number;
@@ -75,22 +77,29 @@ export function imageContainer(
     return (lazy = { opener, offsets, pieces });
   };
 
+  const digestsFrom = (data: Uint8Array): Uint8Array => {
+    try {
+      const head = data.length < headBytes ? undefined : openHead(data, context.keyring);
+      if (head === undefined || "needBytes" in head) throw corrupt("Index", "the object is cut off");
+      if (Buffer.compare(head.headSha256, place.headSha256) !== 0)
+        throw corrupt("Index", "it is not the one that the commit names");
+      return readIndex(head).digests.slice();
+    } catch (error) {
+      if (!(error instanceof Fault)) throw error;
+      throw inObject(error, place.key);
+    }
+  };
+
   return {
     place,
     frameBase: context.frameBase,
+    digestsFrom,
     rangeOf(first, last) {
       const { offsets } = prepared();
       return { offset: offsets[first]!, length: offsets[last + 1]! - offsets[first]! };
     },
     async loadDigests() {
-      const data = await context.store.get(place.key, { range: { offset: 0, length: headBytes } });
-      const head = data.length < headBytes ? undefined : openHead(data, context.keyring);
-      if (head === undefined || "needBytes" in head)
-        throw inObject(corrupt("Index", "the object is cut off"), place.key);
-      if (Buffer.compare(head.headSha256, place.headSha256) !== 0) {
-        throw inObject(corrupt("Index", "it is not the one that the commit names"), place.key);
-      }
-      return readIndex(head).digests.slice();
+      return digestsFrom(await context.store.get(place.key, { range: { offset: 0, length: headBytes } }));
     },
     plainBytesOf: (frame) => directory.blocks[frame]! * BLOCK_SIZE,
     openInto(target, sealed, { frame, digests }) {

@@ -48,7 +48,19 @@ export interface DiskImage {
   read(target: Uint8Array, offset: number): void | Promise<void>;
   /** Fetch a range ahead of need; errors are left to the read that needs it. */
   prefetch(offset: number, length: number): void;
+  /**
+   * Runs of blocks with data in `blocks` blocks from `start`, in the order of the disk, each with the frame that holds it: for who copies the
+   * image in another order. Throws as `allocation` does.
+   */
+  dataRuns(start: number, blocks: number): readonly FrameRun[] | Promise<readonly FrameRun[]>;
   readonly statistics: FrameLoader["statistics"];
+}
+
+/** Blocks that lie in one frame. */
+export interface FrameRun extends FrameAddress {
+  /** First block on the disk. */
+  readonly start: number;
+  readonly length: number;
 }
 
 const CACHE_BYTES = 64 << 20;
@@ -152,6 +164,12 @@ export async function openImage(
     sizeBytes,
     sectorBytes,
     allocation: (offset, length) => allocationOf(map, offset, length),
+    dataRuns(start, blocks) {
+      const found: FrameRun[] = [];
+      for (const run of runsOf(map, start, blocks))
+        if (isData(run)) found.push({ ...addressOf(run), start: run.start, length: run.length });
+      return found;
+    },
     statistics: loader.statistics,
     read(target, offset) {
       if (offset < 0 || offset + target.length > sizeBytes)
