@@ -1,7 +1,7 @@
 /** The embedded installation, started for a test in a folder of its own and ended with it, whatever happens. */
 import assert from "node:assert/strict";
 import { execFile, spawn, type ChildProcess } from "node:child_process";
-import { createWriteStream, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createWriteStream, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -9,11 +9,12 @@ import type { TestContext } from "node:test";
 import { promisify } from "node:util";
 import type { ApiClient } from "../../src/api/contract.ts";
 import { createApiClient } from "../../src/api/client.ts";
-import { apiAccess } from "../../src/embedded/installation.ts";
-import { siteFolder } from "../../src/embedded/layout.ts";
+import { apiAccess, isUp, readInstallation } from "../../src/embedded/installation.ts";
+import { CONTROL_SITE, lostMarker, siteFolder } from "../../src/embedded/layout.ts";
 import { identify, signal } from "../../src/embedded/process-identity.ts";
 import { readSiteStatus } from "../../src/embedded/site-leader.ts";
 import { siteProcessesAlive } from "../../src/embedded/site-processes.ts";
+import { replayEverything } from "./replay.ts";
 
 const run = promisify(execFile);
 const PROGRAM = new URL("../../src/main/leeward.ts", import.meta.url).pathname;
@@ -49,11 +50,13 @@ export async function startSystem(t: TestContext): Promise<System> {
   const folder = mkdtempSync(join(tmpdir(), "lw-"));
   const state = join(folder, "state");
   t.after(async () => {
+    const stuck = await whatDoesNotReplay(state);
     const down = await runLeeward(["--state", state, "down"]);
     const left = (["primary", "secondary"] as const).flatMap((site) => siteProcessesAlive(siteFolder(state, site)));
     for (const one of left) signal(one, "SIGKILL");
     if (process.env["LEEWARD_KEEP"] === undefined) rmSync(folder, { recursive: true, force: true });
     if (down.code !== 0 || left.length > 0) throw new Error(`down left ${left.length} processes: ${down.stderr}`);
+    if (stuck.length > 0) throw new Error(`Histories that do not replay:\n${stuck.join("\n")}`);
   });
   const up = await runLeeward(["--state", state, "up", "--detach", "--json"]);
   if (up.code !== 0) throw new Error(`up failed with ${up.code}: ${up.stderr}\n${tail(join(state, "up.log"))}`);
@@ -80,6 +83,16 @@ export async function startSystem(t: TestContext): Promise<System> {
       commandOf(pid).includes(`/main/${name}.`) ? [pid] : [],
     );
   }
+}
+
+/** Nothing to say where the site of the control plane does not run. */
+async function whatDoesNotReplay(state: string): Promise<readonly string[]> {
+  const installation = readInstallation(state);
+  if (!isUp(installation) || existsSync(lostMarker(state, CONTROL_SITE))) return [];
+  const { failures } = await until("the replay of all histories", 60_000, () =>
+    replayEverything(installation.urls["temporal"]!),
+  );
+  return failures;
 }
 
 function commandOf(pid: number): string {
