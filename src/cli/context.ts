@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import { Fault } from "#model/fault.ts";
 import type { ApiClient } from "../api/contract.ts";
 import { createOutput, type Output } from "./output.ts";
+import type { RescueCommands } from "./rescue-contract.ts";
 
 export interface CliDependencies {
   readonly version: string;
@@ -29,11 +30,6 @@ export interface EmbeddedCommands {
     state: string,
     options: { readonly keep: boolean; readonly say: (line: string) => void },
   ): Promise<{ readonly ok: boolean; readonly text: string; readonly report: unknown }>;
-}
-
-/** What reads the bucket without any control plane. */
-export interface RescueCommands {
-  probe(configFile: string): Promise<unknown>;
 }
 
 export interface GlobalOptions {

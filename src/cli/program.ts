@@ -2,6 +2,7 @@
 import { Command, CommanderError } from "commander";
 import { addGroupCommands } from "./group-commands.ts";
 import { addMoveCommands } from "./move-commands.ts";
+import { addStoreCommands } from "./store-commands.ts";
 import { addSystemCommands } from "./system-commands.ts";
 import type { CliDependencies } from "./context.ts";
 import { reportFailure } from "./output.ts";
@@ -21,6 +22,7 @@ export async function runCli(args: readonly string[], dependencies: CliDependenc
   addSystemCommands(program, dependencies);
   addGroupCommands(program, dependencies);
   addMoveCommands(program, dependencies);
+  addStoreCommands(program, dependencies);
   for (const command of everyCommand(program)) command.exitOverride();
   try {
     await program.parseAsync(args, { from: "user" });

@@ -1,4 +1,4 @@
-/** The installation itself: up, down, doctor, demo, sites, agents, exports, stores, and the single roles. */
+/** The installation itself: up, down, doctor, demo, sites, agents, exports, and the single roles. */
 import type { Command } from "commander";
 import { Fault } from "#model/fault.ts";
 import { confirm } from "./confirm.ts";
@@ -7,7 +7,7 @@ import { size, table } from "./output.ts";
 
 const ROLES = ["agent", "process-server", "master-target", "control", "worker"] as const;
 
-export function addSystemCommands(program: Command, { client, embedded, rescue, role, stop }: CliDependencies): void {
+export function addSystemCommands(program: Command, { client, embedded, role, stop }: CliDependencies): void {
   program
     .command("up")
     .description("start everything on this machine: two sites, all roles and their servers")
@@ -131,15 +131,6 @@ export function addSystemCommands(program: Command, { client, embedded, rescue, 
         await api.closeExport(opened.operationId);
       },
     );
-
-  const store = program.command("store").description("the replica store");
-  store
-    .command("probe")
-    .requiredOption("--store <file>", "store description (JSON: endpoint, region, bucket, root, credentialsFile)")
-    .description("is this S3 safe to keep a replica in?")
-    .action(async (options: { readonly store: string }, command: Command) => {
-      outputOf(command).answer(await rescue.probe(options.store), (value) => `Safe: ${JSON.stringify(value)}`);
-    });
 
   for (const name of ROLES) {
     program

@@ -28,6 +28,8 @@ export interface GroupContext extends StoreContext {
   readonly disk: (diskId: string) => DiskContext;
   /** Whether the disk belongs to the group now. One of an earlier protection under the same name does not: its points are not offered. */
   readonly isMember: (diskId: string) => boolean;
+  /** Disks that cannot be looked at here (their key is missing): points are judged by the others. Default none. */
+  readonly unseen?: ReadonlySet<string>;
 }
 
 export function groupContext(

@@ -55,6 +55,8 @@ export interface RestoreRequest {
   readonly openLanes?: OpenLanes;
   readonly onProgress?: (progress: RestoreProgress) => void;
   readonly signal?: AbortSignal;
+  /** How often what is done becomes durable; default 5 s. */
+  readonly checkpointMs?: number;
 }
 
 /**
@@ -114,7 +116,13 @@ async function restoreDisk(
           const jobs = planRestore(await image.dataRuns(window * WINDOW_BLOCKS, windowBlocks(sizeBytes, window)));
           file.beginWindow(window, planId(jobs), jobs.length);
           const before = sum(windowBytes.slice(0, window));
-          await runJobs(jobs, { lanes, file, signal, tell: (doneBytes) => tell(before + doneBytes) });
+          await runJobs(jobs, {
+            lanes,
+            file,
+            signal,
+            tell: (doneBytes) => tell(before + doneBytes),
+            checkpointMs: request.checkpointMs ?? CHECKPOINT_MS,
+          });
         }
       });
     }
@@ -178,6 +186,7 @@ async function runJobs(
     readonly file: RestoredFile;
     readonly signal: AbortSignal;
     readonly tell: (doneBytes: number) => void;
+    readonly checkpointMs: number;
   },
 ): Promise<void> {
   const { lanes, file, tell } = to;
@@ -203,7 +212,7 @@ async function runJobs(
       () => (checkpointing = undefined),
       (error: unknown) => failed.abort(error),
     );
-  }, CHECKPOINT_MS);
+  }, to.checkpointMs);
   const workers = lanes.flatMap((lane) => Array.from({ length: JOBS_OF_LANE }, () => work(lane)));
   for (const worker of workers) worker.catch((error: unknown) => failed.abort(error));
   // All have to stop before the file is closed; the first failure is the reason of the others.

@@ -167,6 +167,11 @@ export async function openKeyring(
   return keyring;
 }
 
+/** Whether `diskKey` opens what the disk's canary or any of its data keys holds; and then their word for whose they are is proven. */
+export function provesKey(record: WrappedKeyRecord, diskKey: Uint8Array): boolean {
+  return diskKey.length === DISK_KEY_BYTES && unwrap(createSecretKey(diskKey), record) !== undefined;
+}
+
 function checkedDiskKey(diskId: string, diskKey: Uint8Array | undefined): KeyObject {
   if (diskKey === undefined) {
     throw new Fault("KEY_MISSING", `No disk key for disk "${diskId}" is held here`, {

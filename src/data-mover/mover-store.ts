@@ -33,10 +33,13 @@ export interface OpenedDisk {
 /** Where disk keys come from: 32 bytes, or undefined for a disk that this process has no key of. */
 export type DiskKeys = (diskId: string) => Uint8Array | undefined;
 
-/** Asks the store nothing yet. `expectedStoreId`: what it said of itself when groups were prepared in it. */
+/**
+ * Asks the store nothing yet. `expectedStoreId`: what it said of itself when groups were prepared in it. `storeId`: who it is, for who knows it
+ * better than the store's own record (store-identity.ts).
+ */
 export function openMoverStore(
   context: StoreContext,
-  options: { readonly keys: DiskKeys; readonly expectedStoreId?: string },
+  options: { readonly keys: DiskKeys; readonly expectedStoreId?: string; readonly storeId?: string },
 ): MoverStore {
   const { keys, expectedStoreId } = options;
   let record: Promise<StoreRecord> | undefined;
@@ -44,6 +47,7 @@ export function openMoverStore(
   const opened = new Map<string, OpenedDisk>();
 
   const identify = async (): Promise<string> => {
+    if (options.storeId !== undefined) return options.storeId;
     if (!record) {
       const reading = readStoreRecord(context);
       record = reading;

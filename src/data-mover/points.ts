@@ -180,6 +180,7 @@ function pointCheck(group: GroupContext, branch?: string): PointCheck {
   };
 
   const isThere = async (member: BarrierMember): Promise<boolean> => {
+    if (group.unseen?.has(member.diskId)) return true;
     if (!group.isMember(member.diskId)) return false;
     const disk = group.disk(member.diskId);
     if (!(await isWhole(disk, member.branch, member.seq))) return false;
@@ -197,7 +198,7 @@ function pointCheck(group: GroupContext, branch?: string): PointCheck {
     return false;
   };
   const isOnLine = async (member: BarrierMember): Promise<boolean> => {
-    if (branch === undefined) return true;
+    if (branch === undefined || group.unseen?.has(member.diskId)) return true;
     const line = await remember(lines, member.diskId, () => lineOf(group.disk(member.diskId), branch));
     return member.seq <= (line.get(member.branch) ?? -1);
   };

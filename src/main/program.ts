@@ -44,7 +44,12 @@ const dependencies: CliDependencies = {
     doctor: async () => (await embedded()).doctor(),
     demo: async (state, options) => (await embedded()).demo(state, options),
   },
-  rescue: { probe: async (storeFile) => (await import("./store-commands.ts")).probe(storeFile) },
+  rescue: {
+    probe: async (options) => (await storeCommands()).probe(options),
+    list: async (options) => (await rescueCommands()).list(options),
+    export: async (options, serving) => (await rescueCommands()).export(options, serving),
+    restore: async (options, onProgress) => (await rescueCommands()).restore(options, onProgress),
+  },
   role: async (name, configFile) => {
     const load = ROLES[name];
     if (load === undefined) throw new Fault("USAGE", `No role "${name}"`);
@@ -55,6 +60,14 @@ const dependencies: CliDependencies = {
 async function embedded() {
   const { createEmbeddedCommands } = await import("./embedded-commands.ts");
   return createEmbeddedCommands({ version: manifest.version, stop: stopping.signal });
+}
+
+async function storeCommands() {
+  return (await import("./store-commands.ts")).createStoreCommands(stopping.signal);
+}
+
+async function rescueCommands() {
+  return (await import("./rescue-commands.ts")).createRescueCommands(stopping.signal);
 }
 
 /** The API client of this state folder, loaded at its first call. */

@@ -159,7 +159,7 @@ function statusOf({ record, figures }: Export): ExportStatus {
     disks: record.disks.map((disk) => ({
       diskId: disk.diskId,
       machine: disk.machine,
-      url: `nbd+unix:///${encodeURIComponent(disk.diskId)}?socket=${encodeURIComponent(disk.socket).replaceAll("%2F", "/")}`,
+      url: exportUrl(disk.diskId, disk.socket),
       sizeBytes: disk.sizeBytes,
       ...(disk.bootIndex === undefined ? {} : { bootIndex: disk.bootIndex }),
     })),
@@ -170,6 +170,11 @@ function statusOf({ record, figures }: Export): ExportStatus {
     writtenBytes: figures.writtenBytes,
     ...(figures.fault === undefined ? {} : { fault: figures.fault }),
   };
+}
+
+/** What NBD clients are given. */
+export function exportUrl(diskId: string, socket: string): string {
+  return `nbd+unix:///${encodeURIComponent(diskId)}?socket=${encodeURIComponent(socket).replaceAll("%2F", "/")}`;
 }
 
 /** A record for a point. Throws NOT_FOUND for a disk of the point that the group does not know. */

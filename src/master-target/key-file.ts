@@ -44,10 +44,7 @@ export async function openKeyFile(
   const { tenantKey } = stored;
   return {
     tenantKey: Buffer.from(tenantKey, "base64"),
-    keyOf(diskId) {
-      const key = stored?.disks[diskId];
-      return key === undefined ? undefined : new Uint8Array(Buffer.from(key, "base64"));
-    },
+    keyOf: (diskId) => keysOf(stored!).keyOf(diskId), // Set above.
     ensure(diskIds) {
       const done = saving.then(async () => {
         const { disks } = stored!; // Set above.
@@ -64,6 +61,27 @@ export async function openKeyFile(
       });
       saving = done.catch(() => undefined); // Its caller has the error.
       return done;
+    },
+  };
+}
+
+/** The keys as they are in a file that is there; nothing is made. Throws CONFIG_INVALID. */
+export async function readKeyFile(path: string): Promise<Pick<KeyFile, "tenantKey" | "keyOf">> {
+  const stored = checked(await readDurableJson(path), path);
+  if (stored === undefined) {
+    throw new Fault("CONFIG_INVALID", `There is no key file "${path}"`, {
+      hint: "Give the key file of the master target that wrote the store, or its copy; without it what is sealed stays closed.",
+    });
+  }
+  return keysOf(stored);
+}
+
+function keysOf({ tenantKey, disks }: Stored): Pick<KeyFile, "tenantKey" | "keyOf"> {
+  return {
+    tenantKey: Buffer.from(tenantKey, "base64"),
+    keyOf(diskId) {
+      const key = disks[diskId];
+      return key === undefined ? undefined : new Uint8Array(Buffer.from(key, "base64"));
     },
   };
 }
