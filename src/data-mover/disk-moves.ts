@@ -31,16 +31,20 @@ export interface Move {
   readonly holder: string;
 }
 
-/** The disk's root branch and its first claim. Throws DISK_ALREADY_PROTECTED when another operation made them. */
-export async function createDisk(disk: DiskContext, move: Omit<Move, "branch">): Promise<DiskClaim> {
+/** The disk's root branch and its first claim. Throws DISK_ALREADY_PROTECTED when another operation made them, unless that is fine (`mayExist`). */
+export async function createDisk(
+  disk: DiskContext,
+  move: Omit<Move, "branch">,
+  { mayExist = false }: { readonly mayExist?: boolean } = {},
+): Promise<DiskClaim> {
   const { operation, groupEpoch, activeSite } = move;
   const origin: BranchOrigin = { branch: ROOT, reason: "root", operation, createdAtMs: disk.clock.now() };
-  if ((await createOrigin(disk, origin)).operation !== operation) throw alreadyProtected(disk);
+  if ((await createOrigin(disk, origin)).operation !== operation && !mayExist) throw alreadyProtected(disk);
   const { holder } = uniqueHolder(disk, move.holder);
   const made = await claimNext(disk, 0, { activeSite, branch: ROOT, groupEpoch, operation, holder });
   if (made !== undefined) return made;
   const first = await readClaim(disk, 1);
-  if (first.operation !== operation) throw alreadyProtected(disk);
+  if (first.operation !== operation && !mayExist) throw alreadyProtected(disk);
   return first;
 }
 

@@ -28,6 +28,8 @@ export interface FenceGroup {
    * without it, a late attempt of an old order could overtake a newer one.
    */
   readonly knownEpoch?: number;
+  /** A new claim is above this too: numbers that the group's sources have seen at another store must not come again. */
+  readonly atLeastEpoch?: number;
   /**
    * Which branch the active site's writers may open once every disk is fenced; default: the one that was ended (to go on there, after
    * an undo). `false`: none, until `claimBranch`.
@@ -77,7 +79,7 @@ export async function claimGroupEpoch(
     }
     const highest = epochs.at(-1) ?? 0;
     if (highest > (request.knownEpoch ?? highest)) throw outOfDate(group, request, highest); // [known epoch]
-    const groupEpoch = highest + 1;
+    const groupEpoch = Math.max(highest, request.atLeastEpoch ?? 0) + 1;
     const branch = request.branch ?? (await readHighestClaim(group.disk(disks[0]!))).branch;
     const claim: GroupClaim = {
       groupEpoch,

@@ -45,10 +45,13 @@ export interface MoverGroup {
 export interface MoverGroupSpec {
   readonly groupId: string;
   readonly sourceSite: string;
+  /** Whose process server replicated it before. */
+  readonly formerSite?: string;
 }
 
 export interface MoverGroupDeps {
   readonly context: GroupContext;
+  readonly storeId: string;
   /** Its disks, by id; opened by the stream. */
   readonly disks: ReadonlyMap<string, MoverDisk>;
   readonly log: Log;
@@ -164,6 +167,7 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
     log.info("A stream was opened", { streamId: next.id, site: peer.identity.site, branch: request.branch });
     return {
       streamId: next.id,
+      storeId: deps.storeId,
       barrier: Math.max(barriers.at(-1) ?? 0, ...disks.map((disk) => disk.data.cycle)),
       disks: disks.map(({ diskId, epoch, data }) => ({
         diskId,
@@ -308,6 +312,11 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
   return {
     async open(peer, request) {
       if (peer.identity.site !== spec.sourceSite || request.sourceSite !== spec.sourceSite) {
+        if (peer.identity.site === spec.formerSite)
+          throw new Fault("FENCED", `Group "${spec.groupId}" is replicated from site "${spec.sourceSite}" now`, {
+            details: { reason: "moved", activeSite: spec.sourceSite },
+            hint: "The group was moved: run `leeward group show` to see where it is active.",
+          });
         throw new Fault(
           "PEER_REJECTED",
           `Group "${spec.groupId}" is replicated from site "${spec.sourceSite}", and "${peer.identity.site}" offers it`,

@@ -35,6 +35,8 @@ export interface DiskTail {
 
 export interface StreamOpened {
   readonly streamId: string;
+  /** What a source tracks is relative to one store. */
+  readonly storeId: string;
   /** Highest number of a barrier or cycle that the store knows of the group: the source numbers on from there. */
   readonly barrier: number;
   readonly disks: readonly DiskTail[];

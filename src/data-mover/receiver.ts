@@ -13,14 +13,12 @@ import type { Log } from "#ports/log.ts";
 import type { GroupProgress } from "#ports/replication.ts";
 import { containerBuffers } from "./container-buffers.ts";
 import { moverDisk, type MoverDisk } from "./mover-disk.ts";
-import { moverGroup, type MoverGroup } from "./mover-group.ts";
+import { moverGroup, type MoverGroup, type MoverGroupSpec } from "./mover-group.ts";
 import { readCycleCommit, readFramesHead, readStreamOpen } from "./mover-messages.ts";
 import type { MoverStore } from "./mover-store.ts";
 import { SEGMENT_PUTS_MAX, slots } from "./segment-upload.ts";
 
-export interface ReceivedGroup {
-  readonly groupId: string;
-  readonly sourceSite: string;
+export interface ReceivedGroup extends MoverGroupSpec {
   readonly disks: readonly { readonly diskId: string; readonly sizeBytes: number; readonly sectorBytes: number }[];
 }
 
@@ -81,6 +79,7 @@ export async function startReceiver(options: ReceiverOptions): Promise<Receiver>
       disks.set(disk.diskId, moverDisk(opened, { buffers, uploads, holder, onTrouble }));
     }
     const group: MoverGroup = moverGroup(spec, {
+      storeId: await store.storeId(),
       context: await store.group(spec.groupId, [...disks.keys()]),
       disks,
       log: groupLog,

@@ -260,10 +260,11 @@ export async function startMasterTarget(config: MasterTargetConfig, log: Log): P
   }
 }
 
-function receivedGroup({ groupId, sourceSite, disks }: RegisteredGroup): ReceivedGroup {
+function receivedGroup({ groupId, sourceSite, formerSite, disks }: RegisteredGroup): ReceivedGroup {
   return {
     groupId,
     sourceSite,
+    ...(formerSite === undefined ? {} : { formerSite }),
     disks: disks.map(({ diskId, sizeBytes, sectorBytes }) => ({ diskId, sizeBytes, sectorBytes })),
   };
 }

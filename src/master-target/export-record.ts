@@ -83,7 +83,16 @@ export function socketPath(stateDir: string, operationId: string, diskIndex: num
 
 /** At most 20 characters, and the same for the same operation: a repeated openExport finds its branch. */
 export function exportBranch(operationId: string): string {
-  return `x-${createHash("sha256").update(operationId).digest("hex").slice(0, 16)}`;
+  return `x-${branchHash(operationId)}`;
+}
+
+/** Likewise, for the branch that a reprotect begins. */
+export function reprotectBranch(operationId: string): string {
+  return `r-${branchHash(operationId)}`;
+}
+
+function branchHash(operationId: string): string {
+  return createHash("sha256").update(operationId).digest("hex").slice(0, 16);
 }
 
 function shortHash(text: string): string {

@@ -9,6 +9,8 @@ export interface RegisteredGroup {
   readonly groupId: string;
   readonly groupName: string;
   readonly sourceSite: string;
+  /** Whose process server replicated it to here before: one that comes back and offers it is told that it was fenced. */
+  readonly formerSite?: string;
   /** Where the group's machines run: the source site, until it is fenced for another. */
   readonly activeSite: string;
   /** The branch that the source writes. */

@@ -18,12 +18,14 @@ import type { GroupProgress, RecoveryPoint } from "#ports/replication.ts";
 import { createOnce } from "../data-mover/create-once.ts";
 import { readIfThere } from "../data-mover/disk-context.ts";
 import { claimBranch, createBranch, createDisk, ROOT } from "../data-mover/disk-moves.ts";
-import { claimGroupEpoch, fenceGroup } from "../data-mover/group-fence.ts";
+import type { GroupContext } from "../data-mover/barriers.ts";
+import { claimGroupEpoch, fenceGroup, type FenceGroup } from "../data-mover/group-fence.ts";
+import { beginReturn, prepareReturn } from "../data-mover/group-return.ts";
 import { ensureStoreRecord, type MoverStore } from "../data-mover/mover-store.ts";
 import { bookmark, listPoints, readPoint, type Bookmarks } from "../data-mover/points.ts";
 import { deriveMacKey } from "../data-mover/sealing.ts";
 import { probeStore } from "../data-mover/store-probe.ts";
-import { exportBranch, socketPath, type ExportRecord } from "./export-record.ts";
+import { exportBranch, reprotectBranch, socketPath, type ExportRecord } from "./export-record.ts";
 import { exportRecordOf, type ExportSupervisor } from "./export-supervisor.ts";
 import type { GroupRegister, RegisteredGroup } from "./group-register.ts";
 import type { KeyFile } from "./key-file.ts";
@@ -166,7 +168,7 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
   return {
     probeStore: async () => probe(),
 
-    async prepareGroup({ groupId, operationId, groupName, sourceSite, disks, record }) {
+    async prepareGroup({ groupId, operationId, groupName, sourceSite, disks, record, atLeastEpoch }) {
       checkGroup({ groupId, operationId, disks });
       const { storeId } = await probe();
       const diskIds = disks.map(({ diskId }) => diskId);
@@ -175,25 +177,23 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
         const { keyring } = await store.openDisk(disk, { create: true });
         await keyring.current(); // Made, stored, and read back: what we seal from now on, we can open.
       }
+      const known = register.find(groupId);
       const context = await store.group(groupId, diskIds);
-      const { groupEpoch } = await claimGroupEpoch(context, {
-        operation: operationId,
-        activeSite: sourceSite,
-        disks: diskIds,
-        holder,
-        branch: ROOT,
-      });
-      await Promise.all(
-        diskIds.map((diskId) =>
-          createDisk(context.disk(diskId), { operation: operationId, groupEpoch, activeSite: sourceSite, holder }),
-        ),
-      );
+      const request = { operation: operationId, activeSite: sourceSite, disks: diskIds, holder };
+      // What was finished once is not repeated: the group may have been moved since.
+      const { activeSite, branch, groupEpoch } =
+        atLeastEpoch === undefined
+          ? await prepareFirst(context, request)
+          : known?.operationId === operationId
+            ? known
+            : await prepareReturn(context, { ...request, atLeastEpoch, newBranch: reprotectBranch(operationId) });
       const group: RegisteredGroup = {
         groupId,
         groupName,
         sourceSite,
-        activeSite: sourceSite,
-        branch: ROOT,
+        ...formerly(known, sourceSite),
+        activeSite,
+        branch,
         groupEpoch,
         disks,
         operationId,
@@ -201,13 +201,43 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
         released: false,
       };
       await writeCatalog(group);
-      const known = register.find(groupId);
       // A late repeat of a finished operation must not take the group back to where it began.
-      if (!known || known.operationId !== operationId) await register.put(group, storeId);
+      const isNew = known?.operationId !== operationId;
+      if (isNew) await register.put(group, storeId);
       const current = register.get(groupId);
       if (!current.released) await mover.putGroup(current);
-      if (!progress.get(groupId)) progress.put(waitingProgress(current, undefined, clock.now()));
+      if (isNew || !progress.get(groupId)) progress.put(waitingProgress(current, undefined, clock.now()));
       return { ...deps.advertise, branch: current.branch, groupEpoch: current.groupEpoch };
+    },
+
+    async turn({ groupId, operationId, activeSite, atLeastEpoch }) {
+      const group = register.get(groupId);
+      const context = await openGroup(group);
+      const turned = await beginReturn(context, {
+        operation: operationId,
+        activeSite,
+        disks: group.disks.map(({ diskId }) => diskId),
+        holder,
+        atLeastEpoch,
+        newBranch: reprotectBranch(operationId),
+      });
+      const { branch, groupEpoch, newestPoint } = turned;
+      // As with a fence: a repeat must not undo what a newer move has recorded.
+      if (groupEpoch >= group.groupEpoch) {
+        const next = {
+          ...group,
+          sourceSite: activeSite,
+          ...formerly(group, activeSite),
+          activeSite,
+          branch,
+          groupEpoch,
+          released: false,
+        };
+        await register.put(next, await store.storeId());
+        await mover.putGroup(next);
+        if (group.sourceSite !== activeSite) progress.put(waitingProgress(next, newestPoint, clock.now()));
+      }
+      return { branch, groupEpoch, ...deps.advertise, newestPoint };
     },
 
     async observeGroup({ groupId, cursor, waitMs }) {
@@ -283,6 +313,17 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
     },
   };
 
+  /** The group's first claim, and its disks with their root branches. Throws DISK_ALREADY_PROTECTED when another operation made them. */
+  async function prepareFirst(
+    context: GroupContext,
+    request: Pick<FenceGroup, "operation" | "activeSite" | "disks" | "holder">,
+  ): Promise<Pick<RegisteredGroup, "activeSite" | "branch" | "groupEpoch">> {
+    const { activeSite, disks } = request;
+    const { groupEpoch } = await claimGroupEpoch(context, { ...request, branch: ROOT });
+    await Promise.all(disks.map((diskId) => createDisk(context.disk(diskId), { ...request, groupEpoch })));
+    return { activeSite, branch: ROOT, groupEpoch };
+  }
+
   /** Create-only and for people and `adopt`: what was prepared. */
   async function writeCatalog(group: RegisteredGroup): Promise<void> {
     const key = storeNames(store.context.root).catalog(
@@ -314,6 +355,12 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
       log.warn("The mover could not be told of a fence", { group: group.groupId, fault: error.toJSON() });
     }
   }
+}
+
+/** Who replicated the group to here before `sourceSite` did. */
+function formerly(known: RegisteredGroup | undefined, sourceSite: string): Pick<RegisteredGroup, "formerSite"> {
+  const former = known?.sourceSite === sourceSite ? known.formerSite : known?.sourceSite;
+  return former === undefined ? {} : { formerSite: former };
 }
 
 /** What is known of a group whose source has not come yet. */

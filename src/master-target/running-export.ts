@@ -204,6 +204,7 @@ async function startCommitting(
   const group = moverGroup(
     { groupId: record.groupId, sourceSite: site },
     {
+      storeId: await store.storeId(),
       context: await store.group(record.groupId, [...disks.keys()]),
       disks,
       log,

@@ -51,6 +51,15 @@ export interface FenceResult {
   readonly newestPoint: RecoveryPoint | undefined;
 }
 
+export interface TurnResult {
+  readonly branch: string;
+  readonly groupEpoch: number;
+  readonly host: string;
+  readonly port: number;
+  /** Where the branch begins: what a failover can go to until the group's new state is here. */
+  readonly newestPoint: RecoveryPoint | undefined;
+}
+
 export interface MasterTarget {
   /** The store's conditional PUT and range reads behave: STORE_UNSAFE or STORE_DENIED otherwise. Cached for a day. */
   probeStore(
@@ -60,6 +69,9 @@ export interface MasterTarget {
   /**
    * Make the group receivable: store.json, per disk root branch, data key and canary, first claim (activeSite = sourceSite), catalog record;
    * then listen for its process server. Returns the address that process servers dial.
+   *
+   * With `atLeastEpoch` the store may have the disks already: what it has is fenced, and a new branch begins at its newest point, for
+   * `sourceSite`. The group's epoch is above that number then.
    */
   prepareGroup(params: {
     readonly groupId: string;
@@ -69,7 +81,19 @@ export interface MasterTarget {
     readonly disks: readonly GroupDisk[];
     /** Kept with the group in the catalog; opaque here. */
     readonly record: string;
+    readonly atLeastEpoch?: number;
   }): Promise<{ readonly host: string; readonly port: number; readonly branch: string; readonly groupEpoch: number }>;
+
+  /**
+   * From now on the process server of `activeSite` replicates the group to here: what was written so far is ended (fenced), and a branch for
+   * that site begins at the newest point there is. Without a point the branch goes on. Resumable, like `fence`. NOT_FOUND for a group that was never prepared here.
+   */
+  turn(params: {
+    readonly groupId: string;
+    readonly operationId: string;
+    readonly activeSite: string;
+    readonly atLeastEpoch: number;
+  }): Promise<TurnResult>;
 
   /**
    * Waits until something changed since `cursor` (an earlier answer's), or `waitMs` passed. The group's progress, with the new cursor.

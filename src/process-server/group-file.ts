@@ -11,6 +11,8 @@ export interface GroupMemory {
   readonly cycle: number;
   /** Branch that this memory is about. */
   readonly branch: string;
+  /** Store that it is about; "" until one has said its id. */
+  readonly storeId: string;
   /** Group epoch in which we were fenced; 0 if not. */
   readonly fencedEpoch: number;
   /** Per disk, the last cycle known to have a commit of it. May lag. */
@@ -28,7 +30,7 @@ export interface GroupFile {
   save(change: Partial<GroupMemory>): void;
 }
 
-const BLANK: GroupMemory = { cycle: 0, branch: "", fencedEpoch: 0, tails: {}, cutAtMs: 0, resyncs: {} };
+const BLANK: GroupMemory = { cycle: 0, branch: "", storeId: "", fencedEpoch: 0, tails: {}, cutAtMs: 0, resyncs: {} };
 
 /** Throws CONFIG_INVALID when the file is there and cannot be read: a number given twice would be worse than not starting. */
 export function openGroupFile(file: string): GroupFile {
@@ -66,6 +68,7 @@ function parseMemory(text: string): GroupMemory {
   return {
     cycle: readWhole(fields, "cycle"),
     branch: fields["branch"] === "" ? "" : readName(fields, "branch"),
+    storeId: fields["storeId"] === undefined || fields["storeId"] === "" ? "" : readText(fields, "storeId"),
     fencedEpoch: readWhole(fields, "fencedEpoch"),
     tails: Object.fromEntries(Object.keys(tails).map((diskId) => [diskId, readWhole(tails, diskId)])),
     cutAtMs: readWhole(fields, "cutAtMs"),

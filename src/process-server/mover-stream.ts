@@ -28,6 +28,8 @@ export interface CommitAnswer {
 }
 
 export interface MoverStream {
+  /** "" when the mover is too old to say. */
+  readonly storeId: string;
   /** Highest number of a cycle or barrier in the store. */
   readonly barrier: number;
   readonly tails: ReadonlyMap<string, DiskTail>;
@@ -92,6 +94,7 @@ export async function openMoverStream(
       sourceLife: String(disk["sourceLife"] ?? ""),
     }));
     return {
+      storeId: answer["storeId"] === undefined ? "" : readText(answer, "storeId"),
       barrier: readWhole(answer, "barrier"),
       tails: new Map(tails.map((tail) => [tail.diskId, tail])),
       get open() {

@@ -20,6 +20,7 @@ const IDLE_MS = 5_000;
 /** A store that fails is asked again on the same stream: the mover has the frames. */
 const COMMIT_ATTEMPTS = 5;
 const COMMIT_RETRY_MS = 1_000;
+const FIRST_BRANCH = "root";
 /** Numbers of committed cycles that are remembered for members that were away. */
 const COMMITTED_MAX = 1_000;
 
@@ -105,7 +106,10 @@ async function openStream(group: GroupContext): Promise<MoverStream> {
   const storedTails = new Map(
     [...stream.tails].map(([diskId, { cycle, sourceLife }]) => [diskId, { cycle, ours: sourceLife === group.life }]),
   );
-  const known = new Map(Object.entries(file.memory.tails).filter(([diskId]) => tails.has(diskId)));
+  const unrelated = unrelatedTo(group, stream);
+  const known = new Map(
+    unrelated === undefined ? Object.entries(file.memory.tails).filter(([diskId]) => tails.has(diskId)) : [],
+  );
   const found = reconcile(
     group.cycles.map(asOpenCycle),
     { highest: stream.barrier, tails: storedTails },
@@ -115,15 +119,17 @@ async function openStream(group: GroupContext): Promise<MoverStream> {
   for (const diskId of found.behind) resyncs.set(diskId, "the target lacks commits that it had acknowledged");
   for (const disk of reportedDisks(group)) {
     // The tap believes that something of this disk is stored.
-    if (tails.get(disk.diskId) === 0 && disk.unsyncedBytes < disk.sizeBytes)
-      resyncs.set(disk.diskId, "the target has nothing of this disk");
+    if (disk.unsyncedBytes === disk.sizeBytes) continue;
+    if (tails.get(disk.diskId) === 0) resyncs.set(disk.diskId, "the target has nothing of this disk");
+    else if (unrelated !== undefined) resyncs.set(disk.diskId, unrelated);
   }
   // One save: tails that say "behind" no more, without the resync that they call for, would be a loss after a crash.
   file.save({
     cycle: Math.max(file.memory.cycle, stream.barrier),
     branch: order.branch,
+    storeId: stream.storeId,
     // A target that is behind is taken at its word: what is compared as a whole does not rest on what it once said.
-    tails: { ...file.memory.tails, ...Object.fromEntries(tails) },
+    tails: { ...(unrelated === undefined ? file.memory.tails : {}), ...Object.fromEntries(tails) },
     resyncs: { ...file.memory.resyncs, ...Object.fromEntries(resyncs) },
   });
   const giveUpFrom = resyncs.size > 0 ? group.cycles[0]?.number : found.giveUpFrom;
@@ -153,6 +159,18 @@ async function openStream(group: GroupContext): Promise<MoverStream> {
   void stream.closed.then(lost);
   group.cutWake.wake();
   return stream;
+}
+
+/**
+ * Why what our taps track says nothing about this target; undefined when it does. The order alone does not tell: two stores may have a
+ * branch of the same name. And a process server that lost its files knows only of `root` that nobody replicated to it from elsewhere.
+ */
+function unrelatedTo({ file: { memory }, order }: GroupContext, { storeId }: MoverStream): string | undefined {
+  if (memory.storeId !== "" && storeId !== "" && memory.storeId !== storeId)
+    return "the target has another store than the one before";
+  if (memory.branch === "" && order.branch !== FIRST_BRANCH)
+    return `it is not known here what was tracked before branch "${order.branch}"`;
+  return undefined;
 }
 
 /** What a former life of ours, or another process server of the site, said last: only if it is exactly what the store has, and nothing is on its way. */

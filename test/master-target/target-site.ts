@@ -21,6 +21,8 @@ export interface TargetSite {
   readonly config: MasterTargetConfig;
   readonly server: Versitygw;
   readonly sourceLink: Link;
+  /** Of the process server at the master target's own site. */
+  readonly localLink: Link;
   readonly folder: string;
   target: RunningMasterTarget;
   /** End the master target as a restart of its service would, and start it again. */
@@ -82,6 +84,7 @@ export async function targetSite(t: TestContext): Promise<TargetSite> {
     server,
     folder,
     sourceLink: await ca.link("primary", "process-server", "ps"),
+    localLink: await ca.link("secondary", "process-server", "ps"),
     target: await startMasterTarget(config, log),
     async restart() {
       await site.target.close();

@@ -40,12 +40,17 @@ interface One {
 /** One machine with one disk of 16 MiB, seeded and live. */
 async function one(
   t: { after(work: () => Promise<void>): void },
-  options: SiteOptions & { readonly order?: Partial<ReplicationOrder>; readonly commit?: () => Promise<void> } = {},
+  options: SiteOptions & {
+    readonly order?: Partial<ReplicationOrder>;
+    readonly commit?: () => Promise<void>;
+    readonly storeId?: string;
+  } = {},
 ): Promise<One> {
   const site = await startSourceSite(options);
   t.after(() => site.close());
   const mover = await startFakeMover({
     link: await site.authority.link("secondary", "master-target", "mt"),
+    ...(options.storeId === undefined ? {} : { storeId: options.storeId }),
     onStep: async (step) => {
       if (step === "commit") await options.commit?.();
     },
@@ -266,6 +271,44 @@ test(
     await eventually("a point of the new copy", () => mover.points > points);
     await cut();
     assertSame();
+  },
+);
+
+test(
+  "what was tracked for one store says nothing about another: a disk that has been there longer is compared as a whole",
+  { timeout: 120_000 },
+  async (t) => {
+    const { site, mover, machine, put, write, cut } = await one(t, { storeId: "store-a" });
+    await write(7, numbered(1, 1, 7));
+    await cut();
+    const theirs = await startFakeMover({
+      link: await site.authority.link("primary", "master-target", "mt"),
+      storeId: "store-b",
+    });
+    t.after(() => theirs.close());
+    const same = (which: FakeMover): void => {
+      assert.ok(which.images.get("disk")!.equals(readFileSync(machine.images[0]!)));
+      assert.deepEqual(which.errors, []);
+    };
+    // The same branch name, a cycle far beyond ours, and other contents.
+    theirs.has("disk", numbered(9, BLOCKS), 10_000);
+    const there = { site: "primary", host: "127.0.0.1", port: theirs.port };
+    await put({ target: there, groupEpoch: 2 });
+    await eventually("a point there", () => theirs.points > 0);
+    same(theirs);
+    await write(8, numbered(2, 1, 8));
+    await cut();
+    same(theirs);
+
+    // Back to the first store, on a branch whose beginning this process server has forgotten, as it has forgotten all else.
+    await site.loseProcessServer();
+    rmSync(join(site.folder, "ps"), { recursive: true });
+    await site.startProcessServer();
+    mover.has("disk", numbered(5, BLOCKS), 20_000);
+    const { points } = mover;
+    await put({ groupEpoch: 3, branch: "r-1" });
+    await eventually("a point here", () => mover.points > points);
+    same(mover);
   },
 );
 

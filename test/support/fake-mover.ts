@@ -31,6 +31,8 @@ export interface FakeMover {
   readonly errors: readonly unknown[];
   /** The store forgets everything. */
   wipe(): void;
+  /** The store has this of a disk, up to that cycle, whoever wrote it. */
+  has(diskId: string, image: Buffer, cycle: number): void;
   /** Drops every connection; what is not committed is lost. */
   lose(): void;
   /** Not reachable until `comeBack`. */
@@ -41,6 +43,8 @@ export interface FakeMover {
 
 export interface FakeMoverOptions {
   readonly link: Link;
+  /** Default: it does not say which store it has, as an old one. */
+  readonly storeId?: string;
   readonly onPoint?: (point: FakePoint) => void;
   /** Called at each step; may wait, may throw a Fault. */
   readonly onStep?: (step: "open" | "frames" | "commit" | "committed") => Promise<void>;
@@ -112,6 +116,10 @@ export async function startFakeMover(options: FakeMoverOptions): Promise<FakeMov
       images.clear();
       tails.clear();
       newestBarrier = undefined;
+    },
+    has(diskId, image, cycle) {
+      images.set(diskId, image);
+      tails.set(diskId, { seq: cycle, cycle, commitHash: "", sourceLife: "ffffffff" });
     },
     lose,
     async goAway() {
@@ -186,6 +194,7 @@ export async function startFakeMover(options: FakeMoverOptions): Promise<FakeMov
     };
     return {
       streamId: stream.id,
+      ...(options.storeId === undefined ? {} : { storeId: options.storeId }),
       barrier: Math.max(newestBarrier?.cycle ?? 0, ...[...tails.values()].map((tail) => tail.cycle)),
       disks: request.disks.map(({ diskId }) => ({ diskId, epoch, ...tails.get(diskId)! })),
     };

@@ -222,6 +222,9 @@ export function createFakeSites(options: {
         world.released = false;
         return { host: "127.0.0.1", port: 4000, branch: world.claims.branch, groupEpoch: world.claims.epoch };
       }),
+    turn: async () => {
+      throw new RangeError("not yet");
+    },
     observeGroup: async ({ cursor, waitMs }) => {
       if (!world.prepared || world.released) throw new Fault("NOT_FOUND", `No group "${groupId}"`);
       await new Promise((resolve) => setTimeout(resolve, Math.min(waitMs, 100)));

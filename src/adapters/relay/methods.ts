@@ -44,6 +44,10 @@ export const MASTER_TARGET_METHODS: Readonly<Record<keyof MasterTarget, RelayMet
     },
     bound: store,
   },
+  turn: {
+    fields: { groupId: "string", operationId: "string", activeSite: "string", atLeastEpoch: "number" },
+    bound: store,
+  },
   observeGroup: {
     fields: { groupId: "string", cursor: "string", waitMs: "number" },
     bound: (params) => number(params["waitMs"]) + MARGIN_MS,

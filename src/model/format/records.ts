@@ -56,7 +56,7 @@ export interface GroupClaim {
   readonly claimedAtMs: number;
 }
 
-export type BranchReason = "root" | "failover" | "changed-point" | "side";
+export type BranchReason = "root" | "failover" | "changed-point" | "reprotect" | "side";
 
 /** `branches/{b}/origin.json`: what the branch starts from. `parent` is missing for `root` only. */
 export interface BranchOrigin {
@@ -152,7 +152,7 @@ export function decodeGroupClaim(data: Uint8Array, key: string): GroupClaim {
   };
 }
 
-const REASONS: readonly string[] = ["root", "failover", "changed-point", "side"] satisfies BranchReason[];
+const REASONS: readonly string[] = ["root", "failover", "changed-point", "reprotect", "side"] satisfies BranchReason[];
 
 export function decodeBranchOrigin(data: Uint8Array, key: string): BranchOrigin {
   const json = decodeRecord(data, key);
