@@ -65,7 +65,7 @@ export type MasterTargetConfig = z.infer<typeof masterTargetConfig>;
 
 const credentials = z.object({ accessKey: z.string().min(1), secretKey: z.string().min(1) });
 
-const MOVER_FLAGS = ["--min-semi-space-size=16", "--max-semi-space-size=32"];
+const MOVER_FLAGS = ["--min-semi-space-size=16", "--max-semi-space-size=32", "--expose-gc"];
 const LOCK_WAIT_MS = 15_000;
 
 export interface RunningMasterTarget {

@@ -17,6 +17,7 @@ import type { JsonObject, JsonValue } from "#model/json.ts";
 import type { Clock } from "#ports/clock.ts";
 import type { Handlers, Peer, PeerIdentity } from "#ports/link.ts";
 import type { Log } from "#ports/log.ts";
+import { countReceived } from "./swept-buffers.ts";
 import { createMessageReader, encodeHead } from "./wire.ts";
 import type { Message } from "./wire.ts";
 
@@ -80,6 +81,7 @@ export function createConnection(
   socket.on("data", (chunk: Buffer) => {
     if (!open || byeReceived) return; // Read on only to see the end of the stream.
     lastHeard = clock.monotonic();
+    countReceived(chunk.length);
     try {
       reader.push(chunk);
     } catch (error) {
