@@ -234,7 +234,11 @@ function readTasks(fields: Fields): GroupTask[] {
     groupId: readName(task, "groupId"),
     state: readChoice(task, "state", ["active", "paused", "stopped"]),
     compressAt: readChoice(task, "compressAt", ["agent", "process-server"]),
-    disks: readList(task, "disks", (disk) => ({ diskId: readName(disk, "diskId"), source: readText(disk, "source") })),
+    disks: readList(task, "disks", (disk) => ({
+      diskId: readName(disk, "diskId"),
+      source: readText(disk, "source"),
+      ...(disk["sizeBytes"] === undefined ? {} : { sizeBytes: readWhole(disk, "sizeBytes") }),
+    })),
   }));
 }
 

@@ -12,7 +12,7 @@ export interface BookedDisk {
   readonly diskId: string;
   /** Absolute, symbolic links resolved. */
   readonly image: string;
-  /** As the order says it: `tap:PATH`. */
+  /** As the order says it: `tap:PATH`, `replica:NAME`. */
   readonly source: string;
   /** Unix socket of the tap's NBD server for this disk. */
   readonly socket: string;

@@ -5,7 +5,7 @@
  * machine attaches it stays the same then: a running machine does not notice that its protection was ended and begun anew.
  */
 import { createHash } from "node:crypto";
-import { mkdirSync, realpathSync, statSync } from "node:fs";
+import { mkdirSync, statSync } from "node:fs";
 import { tmpdir, userInfo } from "node:os";
 import { join, resolve } from "node:path";
 import { Fault, isFault } from "#model/fault.ts";
@@ -15,13 +15,14 @@ import type { GroupTask } from "#ports/source-link.ts";
 import type { TapClient } from "../capture/tap/tap-client.ts";
 import type { TapDiskConfig, TapDiskStatus } from "../capture/tap/tap-protocol.ts";
 import type { BookedDisk, DiskBook } from "./disk-book.ts";
+import { ensureImage, imageBytes, imageOf, SECTOR_BYTES } from "./disk-source.ts";
 
 export interface TappedDisks {
   /** All booked disks are in `tap`. Faults of single disks are remembered, not thrown. */
   addAll(tap: TapClient): Promise<void>;
   /** Taps what the tasks name and is not tapped yet; asks for the tap only if there is such a disk. Faults of single disks are remembered. */
   ensure(tap: () => Promise<TapClient>, tasks: readonly GroupTask[]): Promise<void>;
-  /** Size of a source. Throws USAGE, IMAGE_MISSING, IMAGE_INVALID, and DISK_ALREADY_PROTECTED when another group has it. */
+  /** Size of a source. Throws USAGE, IMAGE_MISSING (of a `replica:NAME` that no order has made yet, too), IMAGE_INVALID, and DISK_ALREADY_PROTECTED when another group has it. */
   inspect(
     source: string,
     groupId: string,
@@ -40,7 +41,6 @@ export interface TappedDisk {
   readonly fault: Fault | undefined;
 }
 
-const SECTOR_BYTES = 512;
 /** Longest path of a unix socket, with its closing zero byte. */
 const SOCKET_PATH_BYTES_MAX = 107;
 
@@ -70,10 +70,10 @@ export function createTappedDisks(options: {
       }
     },
     inspect(source, groupId) {
-      const image = imageOf(source);
-      const { size } = statImage(image);
+      const image = imageOf(source, stateDir);
+      const sizeBytes = imageBytes(image);
       refuseForeign(image, groupId);
-      return { source, sizeBytes: size, sectorBytes: SECTOR_BYTES };
+      return { source, sizeBytes, sectorBytes: SECTOR_BYTES };
     },
     ofGroup(groupId, statuses) {
       const booked = book.disks.filter((disk) => disk.groupId === groupId && !faults.has(disk.diskId));
@@ -112,8 +112,9 @@ export function createTappedDisks(options: {
   }
 
   async function ensureDisk(tap: TapClient, groupId: string, spec: DiskSpec): Promise<void> {
-    const image = imageOf(spec.source);
     const booked = book.disks.find((disk) => disk.diskId === spec.diskId);
+    if (booked === undefined) ensureImage(spec, stateDir);
+    const image = imageOf(spec.source, stateDir);
     if (booked !== undefined && isSameFile(booked.image, image) && booked.groupId === groupId) {
       await tap.addDisk(tapConfig(booked));
       return;
@@ -127,7 +128,7 @@ export function createTappedDisks(options: {
         },
       );
     }
-    statImage(image);
+    imageBytes(image);
     const former = refuseForeign(image, groupId);
     const disk: BookedDisk = {
       groupId,
@@ -199,42 +200,4 @@ function isSameFile(one: string, other: string): boolean {
   if (one === other) return true;
   const [a, b] = [one, other].map((path) => statSync(path, { throwIfNoEntry: false }));
   return a !== undefined && b !== undefined && a.dev === b.dev && a.ino === b.ino;
-}
-
-/** `tap:PATH` → the image's own path. Throws USAGE for another driver, IMAGE_MISSING. */
-function imageOf(source: string): string {
-  const path = /^tap:(.+)$/s.exec(source)?.[1];
-  if (path === undefined) {
-    throw new Fault("USAGE", `Unknown source "${source}", expected tap:PATH`, {
-      hint: "Give the path of a disk image or block device as tap:PATH",
-    });
-  }
-  try {
-    return realpathSync(path);
-  } catch (cause) {
-    throw new Fault("IMAGE_MISSING", `There is no image "${path}" on this machine`, {
-      cause,
-      details: { path },
-      hint: "Check the path; it is one of the protected machine",
-    });
-  }
-}
-
-function statImage(image: string): { readonly size: number } {
-  const stat = statSync(image);
-  // A block device has no size here; the tap, which opens it, knows.
-  if (stat.isBlockDevice()) return { size: 0 };
-  if (!stat.isFile())
-    throw new Fault("IMAGE_INVALID", `"${image}" is not a file, expected a raw disk image`, { details: { image } });
-  if (stat.size === 0 || stat.size % SECTOR_BYTES !== 0) {
-    throw new Fault(
-      "IMAGE_INVALID",
-      `"${image}" has ${stat.size} bytes, expected a multiple of ${SECTOR_BYTES} that is not zero`,
-      {
-        details: { image, sizeBytes: stat.size },
-        hint: "Only raw images are disks as they are; convert others with qemu-img convert -O raw",
-      },
-    );
-  }
-  return { size: stat.size };
 }

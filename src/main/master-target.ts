@@ -219,6 +219,18 @@ export async function startMasterTarget(config: MasterTargetConfig, log: Log): P
     program: config.qemu?.program ?? "qemu-system-x86_64",
     ...(config.qemu?.accelerator === undefined ? {} : { accelerator: config.qemu.accelerator }),
   });
+  void letGuestsGo();
+
+  /** A guest that stood still between two disks when our last process died goes on now, and not when somebody asks for it. */
+  async function letGuestsGo(): Promise<void> {
+    try {
+      await hypervisor.list();
+    } catch (error) {
+      if (!(error instanceof Fault)) throw error;
+      log.warn("The machines cannot be looked at yet", { fault: error.toJSON() });
+    }
+  }
+
   const control =
     config.control &&
     keepDialled(openMasterTargetLink({ site, name, identity, log }), config.control, {

@@ -27,6 +27,19 @@ export interface Hypervisor {
   attachDisk?(machineId: string, disk: MachineDisk): Promise<Machine>;
   /** The disk is not in the machine afterwards; its bytes are not touched. */
   detachDisk?(machineId: string, diskId: string): Promise<Machine>;
+  /**
+   * Move a disk of a running machine to another block server without a restart. Begins or looks, and returns at once: asked again until "done", over
+   * restarts of whoever asks, of the caller's peer and of the machine, it goes on or begins again. To the guest it is a pause. When "done" the
+   * machine's disk has the new URL, at every later start too, and nothing reads or writes at the old one any more. The URL that the disk has
+   * already: whatever move is under way is given up, and it is "done".
+   *
+   * `sizeBytes` is that of both ends: IMAGE_INVALID otherwise. REFUSED when the machine is off. PEER_UNREACHABLE, DISK_FULL and
+   * HYPERVISOR_UNAVAILABLE are passing: the guest runs on at the old URL, and the next call goes on.
+   */
+  moveDisk?(
+    machineId: string,
+    request: { readonly diskId: string; readonly url: string; readonly sizeBytes: number },
+  ): Promise<DiskMove>;
   /** Everything there, ours or not; only where there is more than what we made. */
   inventory?(): Promise<Inventory>;
 }
@@ -44,6 +57,15 @@ export interface HypervisorCapabilities {
   readonly hotPlug: boolean;
   /** A disk that is in one machine is refused to another. */
   readonly exclusiveDisks: boolean;
+  /** `moveDisk`: a running machine's disk can be moved to another block server. */
+  readonly movesDisks: boolean;
+}
+
+export interface DiskMove {
+  readonly state: "copying" | "done";
+  readonly copiedBytes: number;
+  /** Of this move; grows when the guest writes to what was copied. */
+  readonly totalBytes: number;
 }
 
 /** Neutral of the hypervisor: captured at the source, used at the target, and on the way back. */
@@ -79,7 +101,7 @@ export interface Machine {
   readonly power: "off" | "running" | "paused";
   readonly config: MachineConfig;
   readonly forwards: readonly { readonly hostPort: number; readonly guestPort: number }[];
-  /** As it was created with. */
+  /** As it was created with, and as they were attached, detached and moved since. */
   readonly disks?: readonly MachineDisk[];
   /** The last lines of the serial console, for a person. */
   readonly consoleTail: string;

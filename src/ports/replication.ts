@@ -29,8 +29,10 @@ export interface SignedOrder {
 
 export interface DiskSpec {
   readonly diskId: string;
-  /** Where the disk comes from: `tap:PATH`. */
+  /** Where the disk comes from: `tap:PATH`; or `replica:NAME`, an image of the agent's own, which it makes. */
   readonly source: string;
+  /** What a `replica:NAME` is made with; only there it is needed. */
+  readonly sizeBytes?: number;
   readonly bootIndex?: number;
 }
 

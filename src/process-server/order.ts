@@ -50,6 +50,7 @@ export function readDiskSpec(fields: Fields): DiskSpec {
   return {
     diskId: readName(fields, "diskId"),
     source: readText(fields, "source"),
+    ...(fields["sizeBytes"] === undefined ? {} : { sizeBytes: readWhole(fields, "sizeBytes") }),
     ...(fields["bootIndex"] === undefined ? {} : { bootIndex: readWhole(fields, "bootIndex") }),
   };
 }

@@ -1,6 +1,6 @@
 /** The agent by itself: which process server it goes to, what it taps, and that its machine never depends on any of it. */
 import assert from "node:assert/strict";
-import { linkSync, readFileSync, writeFileSync } from "node:fs";
+import { closeSync, linkSync, openSync, readdirSync, readFileSync, statSync, writeFileSync, writeSync } from "node:fs";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -15,6 +15,12 @@ import { systemClock } from "../../src/adapters/clock/system-clock.ts";
 import { Fault } from "#model/fault.ts";
 import { startFakeMover } from "../support/fake-mover.ts";
 import { eventually, startSourceSite, testOrder } from "../support/source-site.ts";
+
+function writeAt(file: string, text: string, position: number): void {
+  const descriptor = openSync(file, "r+");
+  writeSync(descriptor, text, position);
+  closeSync(descriptor);
+}
 
 function folderFor(t: { after(work: () => void): void }): string {
   const folder = mkdtempSync(join(tmpdir(), "leeward-agent-"));
@@ -69,6 +75,48 @@ test("an image belongs to one group, until control has stopped it", async (t) =>
   const [config] = disks.tapConfigs();
   assert.equal(config?.name, "disk-1", "the machine finds it where it was");
   assert.ok(config?.socket.endsWith("disk-1.sock"));
+});
+
+test("a replica's image is made once, sparse, at its size, and stays what it was", async (t) => {
+  const folder = folderFor(t);
+  const book = openDiskBook(join(folder, "disks.json"));
+  const disks = createTappedDisks({ book, stateDir: folder, log: silentLog });
+  const { tap, added } = tapWithDisks();
+  const SIZE = 3 * 2 ** 40 + 512;
+  const order = (diskId: string, name: string, sizeBytes?: number): GroupTask => ({
+    ...task("one", diskId, "", "paused"),
+    disks: [{ diskId, source: `replica:${name}`, ...(sizeBytes === undefined ? {} : { sizeBytes }) }],
+  });
+  const ensure = async (tasked: GroupTask): Promise<Fault | undefined> => {
+    await disks.ensure(async () => tap, [tasked]);
+    return disks.ofGroup("one", []).find(({ fault }) => fault !== undefined)?.fault;
+  };
+  assert.throws(() => disks.inspect("replica:disk-1", "one"), { code: "IMAGE_MISSING" });
+  assert.equal((await ensure(order("disk-1", "disk-1", SIZE)))?.message, undefined);
+  assert.deepEqual(added, ["disk-1"]);
+  const image = join(folder, "replicas", "disk-1.img");
+  assert.equal(statSync(image).size, SIZE);
+  assert.ok(statSync(image).blocks < 64, "sparse");
+  assert.equal(disks.inspect("replica:disk-1", "one").sizeBytes, SIZE);
+  assert.deepEqual(readdirSync(join(folder, "replicas")), ["disk-1.img"]);
+
+  // It is a disk now: what is in it stays, and if it is gone nobody puts an empty one there.
+  writeAt(image, "what a machine wrote", SIZE - 512);
+  assert.equal((await ensure(order("disk-1", "disk-1", SIZE)))?.message, undefined);
+  assert.equal(statSync(image).blocks > 0, true);
+  rmSync(image);
+  assert.equal((await ensure(order("disk-1", "disk-1", SIZE)))?.code, "IMAGE_MISSING");
+  assert.deepEqual(readdirSync(join(folder, "replicas")), []);
+
+  writeFileSync(join(folder, "replicas", "disk-2.img"), Buffer.alloc(8192, 7));
+  assert.equal((await ensure(order("disk-2", "disk-2", 4096)))?.code, "IMAGE_INVALID");
+  for (const name of ["", "..", "../disks", "a/b", ".hidden", "a\0b", "x".repeat(129)])
+    assert.equal((await ensure(order("disk-3", name, 4096)))?.code, "USAGE", name);
+  for (const size of [undefined, 0, 513])
+    assert.equal((await ensure(order("disk-4", "disk-4", size)))?.code, "USAGE", String(size));
+  // Larger than any file system here has files.
+  assert.equal((await ensure(order("disk-5", "disk-5", 2 ** 53 - 512)))?.code, "DISK_FULL");
+  assert.deepEqual(readdirSync(join(folder, "replicas")), ["disk-2.img"]);
 });
 
 test("without a disk to tap nobody asks for a tap", async (t) => {

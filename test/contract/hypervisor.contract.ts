@@ -22,6 +22,8 @@ export interface HypervisorWorld extends AsyncDisposable {
   remains(machineId: string): Promise<readonly string[]>;
   /** The disk's bytes are there, whoever holds it. */
   holdsBytes(disk: MachineDisk): Promise<boolean>;
+  /** Where `moveDisk` can take a disk: a place of its size with nothing in it. Only with `movesDisks`. */
+  readonly spare?: (diskId: string) => Promise<{ readonly url: string; readonly sizeBytes: number }>;
   /** A disk that a machine is made with, and that is gone when it is to start. */
   readonly lostDisk: { readonly disk: MachineDisk; lose(): Promise<void>; readonly named: RegExp };
 }
@@ -163,6 +165,41 @@ export function hypervisorContract(name: string, open: () => Promise<HypervisorW
       assert.deepEqual(diskIds(await hypervisor.detachDisk(id, "data")), ["system"]);
       assert.ok(await world.holdsBytes(data));
       await assert.rejects(hypervisor.attachDisk("no-such-machine", data), (error) => isFault(error, "NOT_FOUND"));
+    });
+
+    test("a running machine's disks move without a restart, and it starts from where they are; or they cannot be moved, and it says so", async () => {
+      await using world = await open();
+      const { hypervisor, spare } = world;
+      assert.equal(hypervisor.moveDisk !== undefined, capabilitiesOf(world).movesDisks);
+      if (!hypervisor.moveDisk || !spare) return;
+      const { id } = await createGuest(world);
+      const refused = { diskId: "data", url: (await spare("data")).url, sizeBytes: (await spare("data")).sizeBytes };
+      await assert.rejects(hypervisor.moveDisk(id, refused), (error) => isFault(error, "REFUSED"), "it is off");
+      const running = await hypervisor.start(id);
+      const before = await untilWriting(await world.reach(running), 10);
+      const moved: string[] = [];
+      for (const { diskId } of world.disks) {
+        const to = { diskId, ...(await spare(diskId)) };
+        await until(`"${diskId}" has moved`, async () => {
+          const { state, copiedBytes, totalBytes } = await world.reopen().moveDisk!(id, to);
+          assert.ok(copiedBytes <= totalBytes);
+          return state === "done";
+        });
+        moved.push(to.url);
+      }
+      const after = await untilWriting(await world.reach(running), before.b + 10);
+      assert.equal(after.bootId, before.bootId, "it was not restarted");
+      assert.deepEqual(
+        (await hypervisor.inspect(id)).disks?.map(({ url }) => url),
+        moved,
+      );
+      for (const disk of world.disks) assert.ok(await world.holdsBytes(disk), "the old bytes stay");
+
+      await world.pullPlug(id);
+      await until("seen as off", async () => (await hypervisor.inspect(id)).power === "off");
+      const again = await untilWriting(await world.reach(await hypervisor.start(id)), after.b);
+      assert.ok(again.ok && again.foundAtBoot[1] >= after.b, JSON.stringify(again));
+      assert.equal((await verifyLedger(await world.reach(await hypervisor.inspect(id)))).whole, true);
     });
 
     test("what a hypervisor says of itself is so", async () => {

@@ -1,7 +1,7 @@
 /** Fresh disks of the demo's machine, served over NBD by QEMU's own server: a block device that owes nothing to our code. */
 import { spawn, type ChildProcess } from "node:child_process";
 import { existsSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, rm, stat, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -15,6 +15,10 @@ export interface GuestDisks extends AsyncDisposable {
   /** Ends the servers as a crash would. */
   killServers(): Promise<void>;
   startServers(): Promise<void>;
+  /** An empty, sparse image of the disk's size, served as long as this lives; the same one each time. */
+  spare(
+    diskId: "system" | "data",
+  ): Promise<{ readonly url: string; readonly sizeBytes: number; readonly image: string }>;
 }
 
 export async function serveGuestDisks(options: { readonly recordsPerSecond?: number } = {}): Promise<GuestDisks> {
@@ -22,6 +26,7 @@ export async function serveGuestDisks(options: { readonly recordsPerSecond?: num
   const images = await createGuestImages(folder, options);
   const sockets = { system: path.join(folder, "system.sock"), data: path.join(folder, "data.sock") };
   let servers: readonly ChildProcess[] = [];
+  const spares = new Map<string, ChildProcess>();
   const startServers = async (): Promise<void> => {
     servers = await Promise.all([
       serve("system", images.system, sockets.system),
@@ -42,8 +47,22 @@ export async function serveGuestDisks(options: { readonly recordsPerSecond?: num
     ],
     killServers,
     startServers,
+    async spare(diskId) {
+      const [image, socket] = ["img", "sock"].map((kind) => path.join(folder, `${diskId}-spare.${kind}`)) as [
+        string,
+        string,
+      ];
+      const { size: sizeBytes } = await stat(images[diskId]);
+      if (!spares.has(diskId)) {
+        await writeFile(image, "");
+        await truncate(image, sizeBytes);
+        spares.set(diskId, await serve(diskId, image, socket));
+      }
+      return { url: `nbd+unix:///${diskId}?socket=${socket}`, sizeBytes, image };
+    },
     [Symbol.asyncDispose]: async () => {
       await killServers();
+      await Promise.all([...spares.values()].map(kill));
       await rm(folder, { recursive: true, force: true });
     },
   };

@@ -58,18 +58,8 @@ export function commandLine(machine: MachineRecord, options: CommandLineOptions)
 }
 
 function diskWords(disk: MachineDisk, index: number): readonly string[] {
-  const node = `disk${index}`;
-  const { server, exportName } = parseNbdUrl(disk.url);
-  const block = {
-    driver: "nbd",
-    "node-name": node,
-    server,
-    export: exportName,
-    "reconnect-delay": RECONNECT_SECONDS,
-    "open-timeout": OPEN_SECONDS,
-    discard: "unmap",
-    "detect-zeroes": "off",
-  };
+  const node = firstNode(index);
+  const block = nbdNode(disk.url, { node, openSeconds: OPEN_SECONDS });
   const device = {
     driver: "virtio-blk-pci",
     drive: node,
@@ -79,6 +69,29 @@ function diskWords(disk: MachineDisk, index: number): readonly string[] {
     ...(disk.bootIndex === undefined ? {} : { bootindex: disk.bootIndex }),
   };
   return ["-blockdev", JSON.stringify(block), "-device", JSON.stringify(device)];
+}
+
+/** The block node that a disk has when QEMU starts; after a move it has another (disk-move.ts). */
+export function firstNode(index: number): string {
+  return `disk${index}`;
+}
+
+/** A disk's server as a block node, the same at start and as the target of a move. */
+export function nbdNode(
+  url: string,
+  { node, openSeconds }: { readonly node: string; readonly openSeconds: number },
+): Readonly<Record<string, unknown>> {
+  const { server, exportName } = parseNbdUrl(url);
+  return {
+    driver: "nbd",
+    "node-name": node,
+    server,
+    export: exportName,
+    "reconnect-delay": RECONNECT_SECONDS,
+    "open-timeout": openSeconds,
+    discard: "unmap",
+    "detect-zeroes": "off",
+  };
 }
 
 /** `isolated` can be called from the host through its forwards, and reaches nothing itself, not even the host. */

@@ -9,7 +9,10 @@ import { Fault } from "#model/fault.ts";
 
 export interface ControlSocket extends Disposable {
   /** The command's return value. Throws HYPERVISOR_UNAVAILABLE: refused by QEMU, no answer in time, or QEMU ended. */
-  execute(command: string, options?: { readonly timeoutMs?: number }): Promise<unknown>;
+  execute(
+    command: string,
+    options?: { readonly arguments?: Readonly<Record<string, unknown>>; readonly timeoutMs?: number },
+  ): Promise<unknown>;
 }
 
 interface Message {
@@ -66,10 +69,14 @@ export async function openControlSocket(path: string): Promise<ControlSocket> {
       waiting = undefined;
     }
   };
-  const execute: ControlSocket["execute"] = async (command, { timeoutMs = ANSWER_MS } = {}) => {
+  const execute: ControlSocket["execute"] = async (command, options = {}) => {
     const id = ++lastId;
-    socket.write(`${JSON.stringify({ execute: command, id })}\n`);
-    const { error, return: result } = await receive(command, timeoutMs, (message) => message.id === id);
+    socket.write(`${JSON.stringify({ execute: command, arguments: options.arguments ?? {}, id })}\n`);
+    const { error, return: result } = await receive(
+      command,
+      options.timeoutMs ?? ANSWER_MS,
+      (message) => message.id === id,
+    );
     if (error !== undefined) throw unavailable(`QEMU refused "${command}": ${error.desc}`);
     return result;
   };

@@ -19,6 +19,14 @@ export interface MachineRecord {
   /** As it is: with the host ports that were picked. */
   readonly forwards: readonly { readonly hostPort: number; readonly guestPort: number }[];
   readonly startedAtMs?: number;
+  /** A disk is being handed over from one URL to the other, and the guest may stand still for it (disk-move.ts). */
+  readonly pivot?: DiskPivot;
+}
+
+export interface DiskPivot {
+  readonly diskId: string;
+  readonly from: string;
+  readonly to: string;
 }
 
 const RECORD_FILE = "machine.json";
@@ -29,13 +37,26 @@ export function machineFolder(stateFolder: string, id: string): string {
   return path.join(stateFolder, id);
 }
 
+/** Durable when it settles: a machine that loses its power then starts from this record. */
 export async function writeRecord(folder: string, record: MachineRecord): Promise<void> {
   await mkdir(folder, { recursive: true, mode: 0o700 });
   const draft = path.join(folder, `${RECORD_FILE}.draft`);
-  await using file = await open(draft, "w", 0o600);
-  await file.writeFile(`${JSON.stringify(record, undefined, 2)}\n`);
-  await file.sync();
-  await rename(draft, path.join(folder, RECORD_FILE));
+  try {
+    await using file = await open(draft, "w", 0o600);
+    await file.writeFile(`${JSON.stringify(record, undefined, 2)}\n`);
+    await file.sync();
+    await rename(draft, path.join(folder, RECORD_FILE));
+    await using names = await open(folder);
+    await names.sync();
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code !== "ENOSPC" && code !== "EDQUOT") throw error;
+    throw new Fault("DISK_FULL", `No space left for the record of machine "${record.name}"`, {
+      cause: error,
+      details: { folder },
+      hint: "Free space on the file system that holds the master target's state",
+    });
+  }
 }
 
 /** The record, or undefined when there is no such machine. */

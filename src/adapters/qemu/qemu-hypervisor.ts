@@ -6,7 +6,8 @@
  * - QEMU outlives us: its output goes to files, and whoever comes next finds it by the machine's folder;
  * - at most one QEMU runs per machine, whatever crashed when: QEMU holds a lock on the machine's pid file;
  * - QEMU stays in our process group: losing a site by its group loses its machines too, and a terminal's Ctrl-C reaches them;
- * - a signal goes only to a process that was just seen to be this machine's QEMU.
+ * - a signal goes only to a process that was just seen to be this machine's QEMU;
+ * - a guest that stands still between two disks (disk-move.ts) goes on as soon as anybody looks at its machine.
  *
  * A machine that reboots reboots: `-no-reboot` would turn a guest's restart into a loss of service.
  */
@@ -18,9 +19,17 @@ import { createServer } from "node:net";
 import path from "node:path";
 import { Fault, isFault } from "#model/fault.ts";
 import type { Clock } from "#ports/clock.ts";
-import type { Hypervisor, HypervisorCapabilities, Machine, MachineDisk, MachineNetwork } from "#ports/hypervisor.ts";
-import { commandLine, CONSOLE_FILE, CONTROL_SOCKET, OPEN_SECONDS, QEMU_LOG_FILE } from "./command-line.ts";
+import type {
+  DiskMove,
+  Hypervisor,
+  HypervisorCapabilities,
+  Machine,
+  MachineDisk,
+  MachineNetwork,
+} from "#ports/hypervisor.ts";
+import { commandLine, CONSOLE_FILE, CONTROL_SOCKET, OPEN_SECONDS, parseNbdUrl, QEMU_LOG_FILE } from "./command-line.ts";
 import { openControlSocket, type ControlSocket } from "./control-socket.ts";
+import { moveDisk, settlePivot, type MoveRequest, type RunningMachine } from "./disk-move.ts";
 import {
   listRecords,
   machineFolder,
@@ -49,6 +58,7 @@ const POLL_MS = 100;
 const PRESS_AGAIN_MS = 3_000;
 const QUIT_MS = 2_000;
 const KILL_MS = 10_000;
+const PID_FILE_LOCKED = "Cannot lock pid file";
 /** Between picking a free port and QEMU's listening on it, another program may take it. */
 const PORT_ATTEMPTS = 3;
 
@@ -59,6 +69,7 @@ const CAPABILITIES: HypervisorCapabilities = {
   console: true,
   hotPlug: false,
   exclusiveDisks: false,
+  movesDisks: true,
 };
 
 export function createQemuHypervisor(options: QemuOptions): Hypervisor {
@@ -100,13 +111,58 @@ export function createQemuHypervisor(options: QemuOptions): Hypervisor {
     };
   }
 
-  async function start(record: MachineRecord, folder: string): Promise<Machine> {
+  /** What `work` needs of a machine that runs. */
+  async function withControl<T>(
+    running: ProcessIdentity,
+    record: MachineRecord,
+    work: (machine: RunningMachine) => Promise<T>,
+  ): Promise<T> {
+    using control = await openControlSocket(controlPath(running));
+    return await work({ record, folder: machineFolder(stateFolder, record.id), control, clock });
+  }
+
+  /** Whoever held the guest for a pivot and has died since: what was begun is brought to its end. */
+  async function settled(record: MachineRecord, running: ProcessIdentity | undefined): Promise<MachineRecord> {
+    if (record.pivot === undefined || running === undefined) return record;
+    return await withControl(running, record, settlePivot);
+  }
+
+  /** A look that is no change by itself: it settles what nobody is at work on, and waits for nobody. */
+  async function lookAt(record: MachineRecord, folder: string): Promise<Machine> {
+    if (record.pivot === undefined || queues.has(record.id)) return await describe(record, folder);
+    return await alone(record.id, async () => {
+      const now = (await readRecord(folder)) ?? record;
+      const after = await settled(now, findProcess(folder)).catch((error: unknown) => {
+        // As for its state: a QEMU that is busy or just ending is asked again at the next look.
+        if (isFault(error, "HYPERVISOR_UNAVAILABLE")) return now;
+        throw error;
+      });
+      return await describe(after, folder);
+    });
+  }
+
+  async function move(id: string, request: MoveRequest): Promise<DiskMove> {
+    const { record, folder } = await load(id);
+    parseNbdUrl(request.url);
     const running = findProcess(folder);
+    if (running !== undefined) return await withControl(running, record, (machine) => moveDisk(machine, request));
+    const at = record.disks.find((one) => one.diskId === request.diskId)?.url;
+    if (at === request.url) return { state: "done", copiedBytes: request.sizeBytes, totalBytes: request.sizeBytes };
+    throw new Fault("REFUSED", `Machine "${record.name}" is off, and only the disk of a running machine is moved`, {
+      details: { machineId: id },
+      hint: "Start it, and ask again",
+    });
+  }
+
+  async function start(before: MachineRecord, folder: string): Promise<Machine> {
+    const running = findProcess(folder);
+    const { pivot: _, ...record } = await settled(before, running);
     if (running !== undefined) {
       // Paused by an I/O error, or by a person: its disks are asked again.
       if ((await powerOf(running)) === "paused") await command(running, "cont");
       return await describe(record, folder);
     }
+    const lockedUntil = clock.monotonic() + KILL_MS;
     for (let attempt = 1; ; attempt++) {
       const forwards = attempt === 1 ? record.forwards : await pickPorts(record.network);
       const started = { ...record, forwards, startedAtMs: clock.now() };
@@ -115,6 +171,12 @@ export function createQemuHypervisor(options: QemuOptions): Hypervisor {
         await launch(started, folder);
         return await describe(started, folder);
       } catch (error) {
+        // A QEMU that was killed is gone to /proc before its last thread has let go of the lock.
+        if (isFault(error) && error.message.includes(PID_FILE_LOCKED) && clock.monotonic() < lockedUntil) {
+          await clock.sleep(POLL_MS);
+          attempt -= 1;
+          continue;
+        }
         const taken = isFault(error) && error.message.includes("host forwarding rule");
         if (!taken || attempt === PORT_ATTEMPTS || record.network.forwards.every((one) => one.hostPort !== 0))
           throw error;
@@ -262,20 +324,21 @@ export function createQemuHypervisor(options: QemuOptions): Hypervisor {
       }),
     inspect: async (id) => {
       const { record, folder } = await load(id);
-      return await describe(record, folder);
+      return await lookAt(record, folder);
     },
     list: async (filter = {}) => {
       const records = await listRecords(stateFolder);
       const wanted = records.filter(
         (one) => filter.operationId === undefined || one.operationId === filter.operationId,
       );
-      return await Promise.all(wanted.map((one) => describe(one, machineFolder(stateFolder, one.id))));
+      return await Promise.all(wanted.map((one) => lookAt(one, machineFolder(stateFolder, one.id))));
     },
     attachDisk: (id, disk) =>
       alone(id, () =>
         withDisks(id, (disks) => (disks.some((one) => one.diskId === disk.diskId) ? disks : [...disks, disk])),
       ),
     detachDisk: (id, diskId) => alone(id, () => withDisks(id, (disks) => disks.filter((one) => one.diskId !== diskId))),
+    moveDisk: (id, request) => alone(id, () => move(id, request)),
     destroy: (id) =>
       alone(id, async () => {
         const folder = machineFolder(stateFolder, id);
@@ -306,8 +369,12 @@ async function isUp(running: ProcessIdentity): Promise<boolean> {
 }
 
 async function command(running: ProcessIdentity, name: string, timeoutMs?: number): Promise<unknown> {
-  using control: ControlSocket = await openControlSocket(`/proc/${running.pid}/cwd/${CONTROL_SOCKET}`);
+  using control: ControlSocket = await openControlSocket(controlPath(running));
   return await control.execute(name, timeoutMs === undefined ? {} : { timeoutMs });
+}
+
+function controlPath(running: ProcessIdentity): string {
+  return `/proc/${running.pid}/cwd/${CONTROL_SOCKET}`;
 }
 
 /** A QEMU that ends while it is spoken to is what the caller wanted. */

@@ -94,5 +94,6 @@ export const HYPERVISOR_METHODS: Readonly<Record<RelayedHypervisorMethod, RelayM
   powerOff: { fields: ["string"], bound: () => 30_000 },
   inspect: { fields: ["string"], bound: quick },
   list: { fields: [], bound: quick },
+  moveDisk: { fields: ["string", "object"], bound: () => 60_000 },
   destroy: { fields: ["string"], bound: () => 30_000 },
 };

@@ -16,6 +16,8 @@ import {
   type RelayMethod,
 } from "./methods.ts";
 
+type HypervisorMethod = (...args: unknown[]) => Promise<JsonValue | undefined>;
+
 export function serveMasterTarget(masterTarget: MasterTarget): Handlers {
   return serveObject("masterTarget", MASTER_TARGET_METHODS, masterTarget);
 }
@@ -35,9 +37,12 @@ export function serveHypervisor(hypervisor: Hypervisor): Handlers {
         check(`hypervisor.${name}`, `args[${at}]`, args[Number(at)], type),
       );
       // By name from a table that is checked against the port; the arguments were checked above.
-      return await (hypervisor as unknown as Record<string, (...args: unknown[]) => Promise<JsonValue | undefined>>)[
-        name
-      ]!(...args);
+      const work = (hypervisor as unknown as Record<string, HypervisorMethod | undefined>)[name];
+      if (work === undefined)
+        throw new Fault("REFUSED", `The hypervisor "${hypervisor.kind}" has no "${name}"`, {
+          hint: "Use a hypervisor that has it",
+        });
+      return await work(...args);
     };
   }
   return handlers;

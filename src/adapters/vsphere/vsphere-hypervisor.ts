@@ -238,6 +238,7 @@ export function createVsphereHypervisor(options: VsphereOptions): VsphereHypervi
       console: false,
       hotPlug: true,
       exclusiveDisks: true,
+      movesDisks: false,
     },
     createMachine: (request) => {
       const id = idOf(request.operationId, request.name);

@@ -122,6 +122,7 @@ async function openWorld(): Promise<QemuWorld> {
     stateFolder,
     guest,
     disks: guest.disks,
+    spare: (diskId) => guest.spare(diskId as "system" | "data"),
     reach: (machine) => Promise.resolve(portOf(machine)),
     console: async (id) => (await hypervisor.inspect(id)).consoleTail,
     pullPlug: async (id) => {
