@@ -125,6 +125,11 @@ export interface Activities {
     readonly timeoutMs: number;
   }): Promise<{ readonly forced: readonly string[] }>;
   startMachines(input: { readonly site: string; readonly machineIds: readonly string[] }): Promise<void>;
+  /**
+   * Disks of an operation's running machines go to other block servers, without a restart. It returns when all are there or the window ends:
+   * `done` says which. Asked again, it goes on. With the URL that a disk has, whatever move of it is under way is given up.
+   */
+  moveDisks(input: MoveDisksInput): Promise<MoveDisksResult>;
   /** Everything that an operation made at a site: its machines destroyed, its export closed. */
   removeOperation(input: {
     readonly site: string;
@@ -221,6 +226,21 @@ export interface CreateMachineInput {
   readonly config: MachineConfig;
   readonly disks: readonly MachineDisk[];
   readonly network: MachineNetwork;
+}
+
+export interface MoveDisksInput {
+  readonly site: string;
+  /** Whose machines they are. */
+  readonly operationId: string;
+  readonly disks: readonly { readonly diskId: string; readonly url: string; readonly sizeBytes: number }[];
+  readonly windowMs: number;
+}
+
+export interface MoveDisksResult {
+  readonly done: boolean;
+  /** Of all disks together. */
+  readonly copiedBytes: number;
+  readonly totalBytes: number;
 }
 
 export interface FoundMachine {

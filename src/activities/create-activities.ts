@@ -8,6 +8,7 @@ import type { RecoveryPoint, ReplicationOrder } from "#ports/replication.ts";
 import { namesOnePoint, selectPoint } from "#model/point-selector.ts";
 import type { Activities } from "./contract.ts";
 import { beating, translating } from "./faults.ts";
+import { moveDisks } from "./move-disks.ts";
 import { awaitReady, awaitTaps, awaitWorkflowEnd, findMachines, shutdownMachines, stopMachines } from "./waits.ts";
 import { watchGroup, watchReplica } from "./watch.ts";
 
@@ -68,6 +69,7 @@ export function createActivities(dependencies: ActivityDependencies): Activities
     startMachines: beating(async ({ site, machineIds }) => {
       for (const machineId of machineIds) await hypervisor(site).start(machineId);
     }),
+    moveDisks: translating(async (input) => await moveDisks(hypervisor(input.site), clock, input)),
     removeOperation: beating(
       async (input) => await removeOperation(masterTarget(input.site), hypervisor(input.site), input),
     ),

@@ -48,6 +48,7 @@ const TIMES: Readonly<Record<keyof Activities, Times>> = {
   shutdownMachines: { queue: "target", eachMs: 3 * MINUTE, budgetMs: 3 * MINUTE },
   stopMachines: { queue: "target", eachMs: 2 * MINUTE, budgetMs: 5 * MINUTE },
   startMachines: { queue: "target", eachMs: 2 * MINUTE, budgetMs: 5 * MINUTE },
+  moveDisks: { queue: "mover", eachMs: 7 * MINUTE, budgetMs: 10 * MINUTE },
   removeOperation: { queue: "target", eachMs: 2 * MINUTE, budgetMs: 2 * MINUTE },
   awaitWorkflowEnd: { queue: "control", eachMs: 65 * MINUTE, budgetMs: undefined },
 };

@@ -310,3 +310,40 @@ test("machines are found by name; what the hypervisor does not know is unknown, 
 function withoutTimes(value: unknown): unknown {
   return JSON.parse(JSON.stringify(value, (key, inner: unknown) => (key === "startedAtMs" ? 0 : inner)));
 }
+
+test("disks are moved until all are there, a window at a time; what may pass is asked past, what a person must do leaves", async () => {
+  const sites = await prepared();
+  const { activities } = sites;
+  const disks = ["system", "data"].map((diskId) => ({ diskId, url: `nbd+unix:///${diskId}?socket=/old` }));
+  const { id: machineId } = await runActivity(activities.createMachine, { ...MACHINE, disks }).result;
+  const to = disks.map(({ diskId }) => ({ diskId, url: `nbd+unix:///${diskId}?socket=/new`, sizeBytes: 4096 }));
+  const input = { site: TARGET, operationId: "op", disks: to, windowMs: 0 };
+  const refused = await runActivity(activities.moveDisks, input).result.catch((error: unknown) =>
+    faultOfFailure(error),
+  );
+  assert.equal((refused as Fault).code, "REFUSED", "it is off");
+
+  await runActivity(activities.startMachine, { site: TARGET, machineId }).result;
+  assert.deepEqual(await runActivity(activities.moveDisks, input).result, {
+    done: false,
+    copiedBytes: 0,
+    totalBytes: 8192,
+  });
+  assert.equal((await runActivity(activities.moveDisks, input).result).copiedBytes, 2048, "it goes on");
+  const fault = new Fault("PEER_UNREACHABLE", "Not now");
+  sites.fail({ method: "hypervisor.moveDisk", at: 2, times: 3, when: "before", fault });
+  const run = runActivity(activities.moveDisks, { ...input, windowMs: 60_000 });
+  assert.deepEqual(await run.result, { done: true, copiedBytes: 8192, totalBytes: 8192 });
+  assert.ok(run.heartbeats.length >= 3);
+  assert.deepEqual(
+    sites.world.machines[machineId]?.disks,
+    to.map(({ diskId, url }) => ({ diskId, url })),
+  );
+  assert.equal((await runActivity(activities.moveDisks, input).result).done, true, "again is done");
+
+  const unknown = { ...input, disks: [{ ...to[0]!, diskId: "other" }] };
+  const failure = await runActivity(activities.moveDisks, unknown).result.catch((error: unknown) =>
+    faultOfFailure(error),
+  );
+  assert.equal((failure as Fault).code, "NOT_FOUND");
+});

@@ -45,6 +45,8 @@ interface World {
     Machine & { readonly disks: readonly MachineDisk[]; readonly network: MachineNetwork; readonly site: string }
   >;
   cuts: Record<string, { barrier: number; cutAtMs: number }>;
+  /** Moves of disks under way: where to, and how much is there. A quarter is copied at each look. */
+  moves: Record<string, { url: string; copiedBytes: number }>;
 }
 
 export interface FakeSites {
@@ -87,6 +89,7 @@ export function createFakeSites(options: {
     exports: {},
     machines: {},
     cuts: {},
+    moves: {},
   };
   const calls: string[] = [];
   const seenOnce = new Set<string>();
@@ -427,6 +430,26 @@ export function createFakeSites(options: {
             (one) => one.site === site && (filter?.operationId === undefined || one.operationId === filter.operationId),
           );
         }),
+      moveDisk: async (machineId, { diskId, url, sizeBytes }) =>
+        await step(
+          "hypervisor.moveDisk",
+          true,
+          () => {
+            const one = found(machineId);
+            if (one.power !== "running") throw new Fault("REFUSED", `Machine "${one.name}" is off`);
+            const key = `${machineId} ${diskId}`;
+            const before = world.moves[key]?.url === url ? world.moves[key].copiedBytes : 0;
+            delete world.moves[key];
+            if (before < sizeBytes && one.disks.every((disk) => disk.diskId !== diskId || disk.url !== url)) {
+              world.moves[key] = { url, copiedBytes: before + sizeBytes / 4 };
+              return { state: "copying", copiedBytes: before, totalBytes: sizeBytes };
+            }
+            const disks = one.disks.map((disk) => (disk.diskId === diskId ? { ...disk, url } : disk));
+            world.machines[machineId] = { ...one, disks };
+            return { state: "done", copiedBytes: sizeBytes, totalBytes: sizeBytes };
+          },
+          `${machineId} ${diskId}`,
+        ),
       destroy: async (machineId) =>
         await step(
           "hypervisor.destroy",
