@@ -13,7 +13,7 @@
  * - the bytes of an earlier `finish` are overwritten by the next one, so its PUT must have ended;
  * - the buffer belongs to the writer until its last bytes are stored; then it goes back to the pool.
  */
-import { createHash, hash, type Hash } from "node:crypto";
+import { createHash, type Hash } from "node:crypto";
 import { EMPTY_MAP, SOURCE_TRIM, SOURCE_ZERO } from "#model/extent-map.ts";
 import { type Arrivals, arrivals, resolveArrivals } from "#model/format/arrivals.ts";
 import {
@@ -24,8 +24,7 @@ import {
   tagBytesOf,
   type TrackerMark,
 } from "#model/format/commit-index.ts";
-import { fromHex, toHex } from "#model/format/fields.ts";
-import { encodeFooter } from "#model/format/footer.ts";
+import { fromHex } from "#model/format/fields.ts";
 import { frameBinding } from "#model/format/frame-binding.ts";
 import { type FrameDirectory, frameDirectoryBuilder } from "#model/format/frame-directory.ts";
 import {
@@ -33,24 +32,15 @@ import {
   type Cipher,
   type ContainerHeader,
   type ContainerKind,
-  encodeHeader,
   FOOTER_BYTES,
-  HEADER_AUTHENTICATED_BYTES,
   HEADER_BYTES,
   INDEX_SALT_BYTES,
 } from "#model/format/header.ts";
 import { CODEC_ZERO, type FrameKind, type FrameRecord } from "#model/frame-record.ts";
 import type { Random } from "#ports/random.ts";
 import type { CommitPlace } from "./commit-codec.ts";
-import {
-  type DataKey,
-  deriveFrameKey,
-  deriveIndexKey,
-  INDEX_NONCE,
-  NO_KEY_ID,
-  requireKey,
-  sealInto,
-} from "./sealing.ts";
+import { sealHead, type SealedHead } from "./container-head.ts";
+import { type DataKey, deriveFrameKey, NO_KEY_ID, requireKey, sealInto } from "./sealing.ts";
 import { compress } from "./zstd.ts";
 
 /** Buffer of a journal object or a segment; with it no object exceeds 16 MiB unless its index is extraordinarily large. */
@@ -97,14 +87,10 @@ export interface CommitDetails {
   readonly sync?: SyncMark;
 }
 
-export interface SealedContainer {
+export interface SealedContainer extends SealedHead {
   /** The object: a view into the buffer, valid until the next `finish` or until the buffer is given back. */
   readonly bytes: Uint8Array;
   readonly header: ContainerHeader;
-  /** 32 bytes: SHA-256 over header and index. */
-  readonly headSha256: Uint8Array;
-  /** First 16 bytes of it, hex: the commit hash, and the chain of the next commit. */
-  readonly commitHash: string;
 }
 
 /** What a commit needs to know of a segment; does not hold the buffer. */
@@ -241,17 +227,7 @@ export function containerWriter(options: ContainerWriterOptions): ContainerWrite
       writerId: place.writerId,
     };
     const object = objectAround(header);
-    const headBytes = HEADER_BYTES + header.indexBytes;
-    encodeHeader(header, object);
-    sealInto(object, HEADER_BYTES, packedIndex, {
-      key: dataKey && deriveIndexKey(dataKey, salt, header.indexSalt),
-      nonce: INDEX_NONCE,
-      additional: object.subarray(0, HEADER_AUTHENTICATED_BYTES),
-    });
-    const headSha256 = hash("sha256", object.subarray(0, headBytes), "buffer");
-    const footer = { totalBytes: object.length, headSha256, bodySha256 };
-    encodeFooter(footer, object.subarray(object.length - FOOTER_BYTES));
-    return { bytes: object, header, headSha256, commitHash: toHex(headSha256.subarray(0, CHAIN_BYTES)) };
+    return { bytes: object, header, ...sealHead(object, header, { packedIndex, dataKey, bodySha256 }) };
   }
 
   /** The object's place in the buffer; an index too large for the reserve costs a copy into a new one. */

@@ -11,10 +11,9 @@
  */
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { isFault } from "#model/fault.ts";
-import { digestBytesOf } from "#model/format/frame-directory.ts";
 import type { ObjectStore } from "#ports/object-store.ts";
 import { frameCache } from "./frame-cache.ts";
-import type { ImageContainer } from "./image-container.ts";
+import type { FrameDigests, ImageContainer } from "./image-container.ts";
 import { lruCache } from "./lru-cache.ts";
 
 export interface FrameAddress {
@@ -56,21 +55,21 @@ const DIGEST_CACHE_SHARE = 8;
 
 export function frameLoader(store: ObjectStore, cacheBytes: number): FrameLoader {
   const cache = frameCache(cacheBytes);
-  const digests = lruCache<Promise<Uint8Array>>(Math.max(1 << 20, cacheBytes / DIGEST_CACHE_SHARE));
+  const digests = lruCache<Promise<FrameDigests>>(Math.max(1 << 20, cacheBytes / DIGEST_CACHE_SHARE));
   const coming = new Map<number, Coming>();
   const statistics = { requests: 0, fetchedBytes: 0 };
   let prefetching = 0;
 
   const numberOf = ({ container, frame }: FrameAddress): number => container.frameBase + frame;
 
-  function digestsOf(container: ImageContainer): Promise<Uint8Array> {
+  function digestsOf(container: ImageContainer): Promise<FrameDigests> {
     const known = digests.get(container.frameBase);
     if (known !== undefined) return known;
     const loading = container.loadDigests().catch((error: unknown) => {
       if (!isFault(error, "OBJECT_CORRUPT")) throw error;
       return container.loadDigests();
     });
-    digests.set(container.frameBase, loading, 1024 + digestBytesOf(container.place.directory));
+    digests.set(container.frameBase, loading, 1024 + container.place.digestBytes);
     // A failure is the reader's to see, and the next reader's to try again.
     loading.catch(() => digests.delete(container.frameBase));
     return loading;
@@ -107,7 +106,7 @@ export function frameLoader(store: ObjectStore, cacheBytes: number): FrameLoader
   }
 
   /** Throws OBJECT_CORRUPT. */
-  function unpack(container: ImageContainer, sealed: Uint8Array, what: { frame: number; digests: Uint8Array }): void {
+  function unpack(container: ImageContainer, sealed: Uint8Array, what: { frame: number; digests: FrameDigests }): void {
     const plain = cache.take(container.plainBytesOf(what.frame));
     try {
       container.openInto(plain, sealed, what);

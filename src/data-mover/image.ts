@@ -1,37 +1,30 @@
 /**
  * A disk as of one commit, read straight from the store.
  *
- * Opening reads the indexes of the commits that count on the branch's line, up to the commit asked for, and lays their extents
- * over each other. Reading finds the frame of each block and fetches it.
+ * Opening finds the nearest anchor and reads the indexes of the commits since (image-maps.ts). Reading finds the frame of each block, in
+ * the shard of the map that has it, and fetches it.
  *
  * Invariants:
  * - an image never changes: the commits it was built from are immutable;
  * - a block is served as it was hashed at the source, or not at all (OBJECT_CORRUPT);
- * - memory is bounded: 20 bytes an extent and 14 a frame that is still in use, and the cache.
+ * - memory is bounded: the commits since the anchor (20 bytes an extent and 14 a frame), the shards that were used last, and the cache.
  *
  * Source: docs/format.md, "Reading a disk".
  */
-import { type ExtentMap, overlayStack, type Run, runsOf, SOURCE_LIMIT, SOURCE_ZERO } from "#model/extent-map.ts";
+import { type Run, runsOf, SOURCE_LIMIT, SOURCE_ZERO } from "#model/extent-map.ts";
 import { Fault } from "#model/fault.ts";
-import type { CommitIndex } from "#model/format/commit-index.ts";
-import { parseContainerId } from "#model/format/header.ts";
+import { SHARD_BLOCKS, shardOf } from "#model/shard-map.ts";
 import { BLOCK_SIZE, blockCount } from "#model/units.ts";
 import type { AllocationRun, BlockDevice } from "#ports/block-device.ts";
-import { readBranch } from "./branch-reader.ts";
-import { openHead, readIndex } from "./container-reader.ts";
+import type { Log } from "#ports/log.ts";
 import type { DiskContext } from "./disk-context.ts";
 import { type FrameAddress, type FrameLoader, frameLoader } from "./frame-loader.ts";
-import { type ContainerPlace, type ImageContainer, imageContainer } from "./image-container.ts";
+import { openImageMaps, type ShardView } from "./image-maps.ts";
 import type { Keyring } from "./keyring.ts";
+import type { ImagePosition } from "./line-replay.ts";
 import { readAhead } from "./read-ahead.ts";
 
-export interface ImagePosition {
-  readonly branch: string;
-  /** 0: the branch's start. */
-  readonly seq: number;
-  /** 32 hex digits, as a barrier names it. Without, whatever commit has that number. */
-  readonly commitHash?: string;
-}
+export type { ImagePosition } from "./line-replay.ts";
 
 export interface DiskImage {
   readonly sizeBytes: number;
@@ -73,27 +66,40 @@ const AHEAD_MOST_BLOCKS = (8 << 20) / BLOCK_SIZE;
 const WARM_START_BYTES = 2 << 20;
 const WARM_END_BYTES = 64 << 10;
 
+/** Of shards of the map that were used last; one stays in any case. */
+const MAP_BYTES = 12 << 20;
+
 /**
  * Open the disk at a commit.
  *
+ * `log` hears of damaged maps and manifests: an image does without them.
  * Throws: CHAIN_BROKEN, OBJECT_CORRUPT, NOT_FOUND (branch), NO_POINT when there is no commit with data at all, FORMAT_UNSUPPORTED,
  *         KEY_…, STORE_….
  */
 export async function openImage(
   disk: DiskContext,
-  options: ImagePosition & { readonly keyring: Keyring; readonly storeId: string; readonly cacheBytes?: number },
+  options: ImagePosition & {
+    readonly keyring: Keyring;
+    readonly storeId: string;
+    readonly cacheBytes?: number;
+    readonly mapBytes?: number;
+    readonly log?: Log;
+  },
 ): Promise<DiskImage> {
-  const { keyring, branch, seq, commitHash } = options;
+  const { keyring, storeId, log, branch, seq, commitHash } = options;
   await keyring.refresh();
-  const line = await readLine(disk, keyring, { branch, seq, ...(commitHash !== undefined && { commitHash }) });
-  if (line.shape === undefined) {
+  const maps = await openImageMaps(
+    { disk, keyring, storeId, ...(log !== undefined && { log }) },
+    { branch, seq, ...(commitHash !== undefined && { commitHash }) },
+    { mapBytes: options.mapBytes ?? MAP_BYTES },
+  );
+  if (maps.shape === undefined) {
     throw new Fault("NO_POINT", `Disk "${disk.diskId}" has no data on branch "${branch}" up to commit ${seq}`, {
       details: { diskId: disk.diskId, branch, seq },
       hint: "Wait for the first recovery point of the group.",
     });
   }
-  const { sizeBytes, sectorBytes } = line.shape;
-  const containers = containersInUse(line, disk, options);
+  const { sizeBytes, sectorBytes } = maps.shape;
   const loader = frameLoader(disk.store, options.cacheBytes ?? CACHE_BYTES);
   const ahead = readAhead({
     reach: AHEAD_REACH_BLOCKS,
@@ -101,33 +107,38 @@ export async function openImage(
     most: AHEAD_MOST_BLOCKS,
     end: blockCount(sizeBytes),
   });
-  const { map } = line;
 
-  const addressOf = (run: DataRun): FrameAddress => ({ container: containers[run.source]!, frame: run.frame });
-
-  const prefetch = (start: number, end: number): void => {
+  const prefetchFrom = (placed: Iterable<PlacedRun>): void => {
     const frames = new Map<number, FrameAddress>();
-    for (const run of runsOf(map, start, end - start)) {
-      if (!isData(run)) continue;
-      const address = addressOf(run);
-      frames.set(numberOf(address), address);
+    for (const one of placed) {
+      const address = addressOf(one);
+      if (address !== undefined) frames.set(numberOf(address), address);
     }
     if (frames.size > 0) loader.prefetch([...frames.values()]);
   };
+  const prefetch = (start: number, end: number): void => {
+    const views = viewsOf(maps.at, start, end);
+    if (!(views instanceof Promise)) prefetchFrom(placedRuns(views, start, end));
+    else
+      void views.then(
+        (loaded) => prefetchFrom(placedRuns(loaded, start, end)),
+        () => undefined, // The read that needs the map asks again, and says what is wrong.
+      );
+  };
 
-  /** At most `STEP_BLOCKS`. */
-  const readStep = (target: Uint8Array, offset: number): Promise<void> | undefined => {
+  const readLoaded = (views: readonly ShardView[], target: Uint8Array, offset: number): Promise<void> | undefined => {
     const start = Math.floor(offset / BLOCK_SIZE);
     const end = Math.ceil((offset + target.length) / BLOCK_SIZE);
     // Each frame once, with what is wanted of it.
-    const wanted = new Map<number, { readonly address: FrameAddress; readonly runs: DataRun[] }>();
-    for (const run of runsOf(map, start, end - start)) {
-      if (!isData(run)) {
+    const wanted = new Map<number, { readonly address: FrameAddress; readonly runs: Run[] }>();
+    for (const placed of placedRuns(views, start, end)) {
+      const { run } = placed;
+      const address = addressOf(placed);
+      if (address === undefined) {
         const from = Math.max(run.start * BLOCK_SIZE, offset);
         target.fill(0, from - offset, Math.min((run.start + run.length) * BLOCK_SIZE - offset, target.length));
         continue;
       }
-      const address = addressOf(run);
       const known = wanted.get(numberOf(address));
       if (known) known.runs.push(run);
       else wanted.set(numberOf(address), { address, runs: [run] });
@@ -150,6 +161,13 @@ export async function openImage(
     return loading;
   };
 
+  /** At most `STEP_BLOCKS`. */
+  const readStep = (target: Uint8Array, offset: number): Promise<void> | undefined => {
+    const views = viewsOf(maps.at, Math.floor(offset / BLOCK_SIZE), Math.ceil((offset + target.length) / BLOCK_SIZE));
+    if (!(views instanceof Promise)) return readLoaded(views, target, offset);
+    return views.then((loaded) => readLoaded(loaded, target, offset));
+  };
+
   const readInSteps = async (target: Uint8Array, offset: number): Promise<void> => {
     for (let at = 0; at < target.length;) {
       // Steps end at block boundaries, so that no frame is wanted by two of them more than it must.
@@ -163,12 +181,36 @@ export async function openImage(
   return {
     sizeBytes,
     sectorBytes,
-    allocation: (offset, length) => allocationOf(map, offset, length),
+    allocation(offset, length) {
+      const start = Math.floor(offset / BLOCK_SIZE);
+      const end = Math.ceil((offset + length) / BLOCK_SIZE);
+      const runs = allocationRuns(offset, length);
+      const rest = (from: number): undefined | Promise<void> => {
+        for (let shard = from; shard * SHARD_BLOCKS < end; shard++) {
+          const view = maps.at(shard);
+          // One shard at a time, however long the range is.
+          if (view instanceof Promise)
+            return view.then((loaded) => {
+              runs.add(placedRuns([loaded], Math.max(start, shard * SHARD_BLOCKS), end));
+              return rest(shard + 1);
+            });
+          runs.add(placedRuns([view], Math.max(start, shard * SHARD_BLOCKS), end));
+        }
+        return undefined;
+      };
+      return rest(shardOf(start))?.then(() => runs.made) ?? runs.made;
+    },
     dataRuns(start, blocks) {
-      const found: FrameRun[] = [];
-      for (const run of runsOf(map, start, blocks))
-        if (isData(run)) found.push({ ...addressOf(run), start: run.start, length: run.length });
-      return found;
+      const views = viewsOf(maps.at, start, start + blocks);
+      const runsIn = (loaded: readonly ShardView[]): FrameRun[] => {
+        const found: FrameRun[] = [];
+        for (const placed of placedRuns(loaded, start, start + blocks)) {
+          const address = addressOf(placed);
+          if (address !== undefined) found.push({ ...address, start: placed.run.start, length: placed.run.length });
+        }
+        return found;
+      };
+      return views instanceof Promise ? views.then(runsIn) : runsIn(views);
     },
     statistics: loader.statistics,
     read(target, offset) {
@@ -205,91 +247,67 @@ export function imageDevice(image: DiskImage): BlockDevice {
   };
 }
 
-function allocationOf(map: ExtentMap, offset: number, length: number): AllocationRun[] {
-  const start = Math.floor(offset / BLOCK_SIZE);
-  const end = Math.ceil((offset + length) / BLOCK_SIZE);
-  const runs: { length: number; hole: boolean; zero: boolean }[] = [];
-  for (const run of runsOf(map, start, end - start)) {
-    const from = Math.max(run.start * BLOCK_SIZE, offset);
-    const to = Math.min((run.start + run.length) * BLOCK_SIZE, offset + length);
-    const zero = !isData(run);
-    const hole = zero && run.source !== SOURCE_ZERO;
-    const last = runs.at(-1);
-    if (last?.zero === zero && last.hole === hole) last.length += to - from;
-    else runs.push({ length: to - from, hole, zero });
-  }
-  return runs;
+/** Joins neighbours of equal allocation, inside [offset, offset + length) in bytes. */
+function allocationRuns(
+  offset: number,
+  length: number,
+): {
+  readonly made: readonly AllocationRun[];
+  add(placed: Iterable<PlacedRun>): void;
+} {
+  const made: { length: number; hole: boolean; zero: boolean }[] = [];
+  return {
+    made,
+    add(placed) {
+      for (const { run } of placed) {
+        const from = Math.max(run.start * BLOCK_SIZE, offset);
+        const to = Math.min((run.start + run.length) * BLOCK_SIZE, offset + length);
+        const zero = !isData(run);
+        const hole = zero && run.source !== SOURCE_ZERO;
+        const last = made.at(-1);
+        if (last?.zero === zero && last.hole === hole) last.length += to - from;
+        else made.push({ length: to - from, hole, zero });
+      }
+    },
+  };
 }
 
-type DataRun = Run & { readonly source: number };
+interface PlacedRun {
+  readonly run: Run;
+  readonly view: ShardView;
+}
 
-function isData(run: Run): run is DataRun {
+/** Undefined: reads as zeroes. */
+function addressOf({ run, view }: PlacedRun): FrameAddress | undefined {
+  return isData(run) ? { container: view.container(run.source), frame: run.frame } : undefined;
+}
+
+function isData(run: Run): run is Run & { readonly source: number } {
   return run.source !== undefined && run.source < SOURCE_LIMIT;
+}
+
+/** Runs that cover blocks `start` … `end` − 1 as far as `views`, the maps of the shards from that of `start` on, reach. */
+function* placedRuns(views: readonly ShardView[], start: number, end: number): Generator<PlacedRun> {
+  let at = start;
+  for (const view of views) {
+    const stop = Math.min(end, (shardOf(at) + 1) * SHARD_BLOCKS);
+    for (const run of runsOf(view.extents, at, stop - at)) yield { run, view };
+    at = stop;
+  }
+}
+
+/** The maps of all shards of blocks `start` … `end` − 1, at once when all are at hand. */
+function viewsOf(
+  mapOf: (shard: number) => ShardView | Promise<ShardView>,
+  start: number,
+  end: number,
+): readonly ShardView[] | Promise<ShardView[]> {
+  const views: (ShardView | Promise<ShardView>)[] = [];
+  for (let shard = shardOf(start); shard * SHARD_BLOCKS < end; shard++) views.push(mapOf(shard));
+  const loaded = views.filter((view): view is ShardView => !(view instanceof Promise));
+  return loaded.length === views.length ? loaded : Promise.all(views);
 }
 
 function numberOf(address: FrameAddress): number {
   return address.container.frameBase + address.frame;
-}
-
-interface Line {
-  readonly map: ExtentMap;
-  readonly places: readonly ContainerPlace[];
-  /** Undefined: no commit with data. */
-  readonly shape: { readonly sizeBytes: number; readonly sectorBytes: number } | undefined;
-}
-
-/** All commits of the line laid over each other. */
-async function readLine(disk: DiskContext, keyring: Keyring, position: ImagePosition): Promise<Line> {
-  const maps = overlayStack();
-  const places: ContainerPlace[] = [];
-  let shape: Line["shape"];
-  for await (const commit of readBranch(disk, position.branch, position)) {
-    if (commit.header.kind === "fence") continue;
-    const head = openHead(commit.prefix, keyring);
-    if ("needBytes" in head) throw new RangeError("A commit is yielded with its whole index");
-    const index = readIndex(head);
-    const base = places.length;
-    const { containerId, salt, dataKeyId, indexBytes } = head.header;
-    const { headSha256 } = head;
-    places.push({
-      key: commit.key,
-      containerId,
-      headSha256,
-      salt,
-      dataKeyId,
-      indexBytes,
-      directory: index.directories[0]!,
-    });
-    places.push(...segmentPlaces(disk, index));
-    const { extents } = index;
-    for (let run = 0; run < extents.count; run++) if (extents.source[run]! < SOURCE_LIMIT) extents.source[run]! += base;
-    maps.add(extents);
-    shape = { sizeBytes: head.header.diskSizeBytes, sectorBytes: head.header.sectorBytes };
-  }
-  return { map: maps.finish(), places, shape };
-}
-
-function segmentPlaces(disk: DiskContext, index: CommitIndex): ContainerPlace[] {
-  return index.segments.map((segment, position) => {
-    const id = parseContainerId(segment.containerId)!; // The decoder let only such ids pass.
-    return { ...segment, key: disk.names.segment(id.term, id.counter), directory: index.directories[position + 1]! };
-  });
-}
-
-/** Containers by source number; those that no block refers to any more are left out, with their directories. */
-function containersInUse(
-  line: Line,
-  disk: DiskContext,
-  options: { readonly keyring: Keyring; readonly storeId: string },
-): (ImageContainer | undefined)[] {
-  const used = new Set(line.map.source.subarray(0, line.map.count));
-  let frameBase = 0;
-  return line.places.map((place, source) => {
-    if (!used.has(source)) return undefined;
-    const { store, diskId } = disk;
-    const { keyring, storeId } = options;
-    const container = imageContainer(place, { store, keyring, cipher: keyring.cipher, storeId, diskId, frameBase });
-    frameBase += place.directory.count;
-    return container;
-  });
 }

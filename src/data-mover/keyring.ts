@@ -38,6 +38,8 @@ export interface Keyring {
   current(): Promise<DataKey | undefined>;
   /** MAC for points, HMAC-SHA-256 with a key derived from the disk key. */
   readonly mac: Mac;
+  /** The same for manifests. */
+  readonly manifestMac: Mac;
 }
 
 /** A keyring for tests: nothing is sealed, nothing is stored. */
@@ -50,6 +52,7 @@ export function plainKeyring(): Keyring {
     refresh: () => Promise.resolve(),
     current: () => Promise.resolve(undefined),
     mac: () => new Uint8Array(),
+    manifestMac: () => new Uint8Array(),
   };
 }
 
@@ -147,8 +150,10 @@ export async function openKeyring(
       return { id: keyId, key: keyring.keyOf(keyId) };
     },
     mac: (data) => createHmac("sha256", macKey).update(data).digest(),
+    manifestMac: (data) => createHmac("sha256", manifestMacKey).update(data).digest(),
   };
   const macKey = deriveMacKey(diskKey, storeId);
+  const manifestMacKey = deriveMacKey(diskKey, storeId, "manifests");
 
   const canary =
     (await read(CANARY_ID)) ?? (options.create ? await store(CANARY_ID, "", context.random.bytes(32)) : undefined);

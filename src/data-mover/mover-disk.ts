@@ -7,6 +7,7 @@
  */
 import { Fault, isFault } from "#model/fault.ts";
 import { formatContainerId, parseContainerId } from "#model/format/header.ts";
+import type { Anchoring } from "./anchoring.ts";
 import { fencedBy, readHighestClaim, readNewerClaim } from "./claims.ts";
 import { openWriter, type DiskWriter } from "./commit-log.ts";
 import type { ContainerBuffers } from "./container-buffers.ts";
@@ -58,6 +59,8 @@ export interface MoverDiskDeps {
   /** This process, for people. */
   readonly holder: string;
   readonly onTrouble: (fault: Fault) => void;
+  /** Hears of each commit. Without: the disk gets no anchors from this process. */
+  readonly anchoring?: Anchoring;
 }
 
 const RETRY_PAUSE_MS = 500;
@@ -196,18 +199,20 @@ export function moverDisk(disk: OpenedDisk, deps: MoverDiskDeps): MoverDisk {
         try {
           const current = await ready();
           if (current.data.cycle >= assembly.cycle) return current.data;
-          let bytes = 0;
+          let [bytes, indexBytes] = [0, 0];
           data = await current.commit({
             cycle: assembly.cycle,
             cutAtMs: request.cutAtMs,
             seal(place) {
               const sealed = assembly.seal(place, request.details);
               bytes = sealed.body.length;
+              indexBytes = sealed.indexBytes;
               return sealed;
             },
           });
           storedBytes += bytes;
           trouble = undefined;
+          deps.anchoring?.committed({ branch: current.branch, seq: data.seq, commitHash: data.commitHash }, indexBytes);
           return data;
         } catch (error) {
           writer = undefined;

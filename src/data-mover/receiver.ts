@@ -11,7 +11,9 @@ import type { JsonValue } from "#model/json.ts";
 import type { Address, Handlers, Link, Listener, Peer } from "#ports/link.ts";
 import type { Log } from "#ports/log.ts";
 import type { GroupProgress } from "#ports/replication.ts";
+import { startAnchoring, type Anchoring } from "./anchoring.ts";
 import { containerBuffers } from "./container-buffers.ts";
+import { mapAccess } from "./map-access.ts";
 import { moverDisk, type MoverDisk } from "./mover-disk.ts";
 import { moverGroup, type MoverGroup, type MoverGroupSpec } from "./mover-group.ts";
 import { readCycleCommit, readFramesHead, readStreamOpen } from "./mover-messages.ts";
@@ -51,6 +53,8 @@ export async function startReceiver(options: ReceiverOptions): Promise<Receiver>
   const { link, store, log } = options;
   const buffers = containerBuffers();
   const uploads = slots(SEGMENT_PUTS_MAX);
+  const turns = slots(1);
+  const anchorings: Anchoring[] = [];
   const holder = `${link.self.site}/${link.self.name}/${process.pid}`;
   const groups = new Map<string, { readonly spec: ReceivedGroup; opened: Promise<MoverGroup> | undefined }>();
   const streams = new Map<string, MoverGroup>();
@@ -76,7 +80,9 @@ export async function startReceiver(options: ReceiverOptions): Promise<Receiver>
       const opened = await store.openDisk(disk);
       const onTrouble = (fault: Fault): void =>
         groupLog.warn("The store refused or failed", { disk: disk.diskId, fault: fault.toJSON() });
-      disks.set(disk.diskId, moverDisk(opened, { buffers, uploads, holder, onTrouble }));
+      const anchoring = startAnchoring(mapAccess(opened, groupLog), { turns });
+      anchorings.push(anchoring);
+      disks.set(disk.diskId, moverDisk(opened, { buffers, uploads, holder, onTrouble, anchoring }));
     }
     const group: MoverGroup = moverGroup(spec, {
       storeId: await store.storeId(),
@@ -191,6 +197,7 @@ export async function startReceiver(options: ReceiverOptions): Promise<Receiver>
           endStream(groupId, new Fault("PEER_UNREACHABLE", "The mover is being stopped")),
         ),
       );
+      await Promise.all(anchorings.map((anchoring) => anchoring.close()));
       await listener.close();
     },
   };

@@ -12,7 +12,7 @@ import { isFault } from "#model/fault.ts";
 import { HEADER_BYTES } from "#model/format/header.ts";
 import { BLOCK_SIZE } from "#model/units.ts";
 import type { ObjectStore } from "#ports/object-store.ts";
-import { imageContainer, type ImageContainer } from "./image-container.ts";
+import { type FrameDigests, imageContainer, type ImageContainer } from "./image-container.ts";
 import type { Keyring } from "./keyring.ts";
 import type { RestoreJob } from "./restore-plan.ts";
 
@@ -63,7 +63,7 @@ export async function runJob(
 
   const parts = partsOf(job, container);
   const [first] = parts;
-  let digests: Uint8Array | undefined;
+  let digests: FrameDigests | undefined;
   const out = blockWriter(target);
   for (const part of parts) {
     // Whoever wants the beginning of the frames gets header and index with them.
@@ -126,7 +126,7 @@ function partsOf(job: RestoreJob, container: ImageContainer): Part[] {
   return parts;
 }
 
-async function digestsOf(container: ImageContainer, data: Uint8Array | undefined): Promise<Uint8Array> {
+async function digestsOf(container: ImageContainer, data: Uint8Array | undefined): Promise<FrameDigests> {
   try {
     return data === undefined ? await container.loadDigests() : container.digestsFrom(data);
   } catch (error) {

@@ -30,7 +30,7 @@ const JOB_BYTES = 16 << 20;
 /** `runs` in any order. */
 export function planRestore(runs: readonly FrameRun[]): RestoreJob[] {
   const ordered = runs.toSorted(
-    (a, b) => a.container.frameBase - b.container.frameBase || a.frame - b.frame || a.start - b.start,
+    (a, b) => compareText(a.container.place.key, b.container.place.key) || a.frame - b.frame || a.start - b.start,
   );
   const jobs: RestoreJob[] = [];
   for (let at = 0; at < ordered.length;) {
@@ -45,6 +45,11 @@ export function planRestore(runs: readonly FrameRun[]): RestoreJob[] {
     at = end;
   }
   return jobs;
+}
+
+/** By name: it says nothing of where the image was opened from, or of what was read of it before. */
+function compareText(one: string, other: string): number {
+  return one < other ? -1 : one > other ? 1 : 0;
 }
 
 function jobOf(runs: readonly FrameRun[]): RestoreJob {

@@ -41,9 +41,13 @@ export function deriveIndexKey(dataKey: KeyObject, salt: Uint8Array, indexSalt: 
   return derive(dataKey, Buffer.concat([salt, indexSalt]), "leeward/1/index");
 }
 
-/** Key for the MAC of points, from a disk key. */
-export function deriveMacKey(diskKey: KeyObject, storeId: string): KeyObject {
-  return derive(diskKey, Buffer.from(storeId), "leeward/1/points");
+/** Key for the MAC of one kind of records, from a disk key. */
+export function deriveMacKey(
+  diskKey: KeyObject,
+  storeId: string,
+  records: "points" | "manifests" = "points",
+): KeyObject {
+  return derive(diskKey, Buffer.from(storeId), `leeward/1/${records}`);
 }
 
 function derive(key: KeyObject, salt: Uint8Array, purpose: string): KeyObject {

@@ -18,11 +18,13 @@ import type { BlockDevice } from "#ports/block-device.ts";
 import type { Clock } from "#ports/clock.ts";
 import type { Log } from "#ports/log.ts";
 import { createCaptureDevice, type CaptureDevice } from "../capture/tap/capture-device.ts";
+import { startAnchoring } from "../data-mover/anchoring.ts";
 import { NO_COMMIT } from "../data-mover/branch-reader.ts";
 import { containerBuffers } from "../data-mover/container-buffers.ts";
 import { startExportCommitter, type ExportCommitter } from "../data-mover/export-committer.ts";
 import { patientDevice } from "../data-mover/export-patience.ts";
 import { imageDevice, openImage } from "../data-mover/image.ts";
+import { mapAccess } from "../data-mover/map-access.ts";
 import { moverDisk } from "../data-mover/mover-disk.ts";
 import { moverGroup } from "../data-mover/mover-group.ts";
 import type { MoverStore, OpenedDisk } from "../data-mover/mover-store.ts";
@@ -157,6 +159,7 @@ async function openMember(
       commitHash,
       keyring: opened.keyring,
       storeId: opened.storeId,
+      log: deps.log,
     });
     if (image.sizeBytes === disk.sizeBytes) return patientDevice(imageDevice(image), deps);
     throw new Fault(
@@ -196,10 +199,14 @@ async function startCommitting(
     throw new RangeError("A read-write export has a branch");
   const buffers = containerBuffers();
   const uploads = slots(SEGMENT_PUTS_MAX);
+  const turns = slots(1);
   const holder = `${site}/export/${process.pid}`;
   const onTrouble = (fault: Fault): void => log.warn("The store refused or failed", { fault: fault.toJSON() });
   const disks = new Map(
-    served.map(({ disk, opened }) => [disk.diskId, moverDisk(opened, { buffers, uploads, holder, onTrouble })]),
+    served.map(({ disk, opened }) => {
+      const anchoring = startAnchoring(mapAccess(opened, log), { turns });
+      return [disk.diskId, moverDisk(opened, { buffers, uploads, holder, onTrouble, anchoring })];
+    }),
   );
   const group = moverGroup(
     { groupId: record.groupId, sourceSite: site },

@@ -173,6 +173,22 @@ export function* runsOf(map: ExtentMap, start: number, length: number): Generato
   }
 }
 
+/** The part of a map in [start, end), clipped. The rest of the map is not copied. */
+export function sliceMap(map: ExtentMap, start: number, end: number): ExtentMap {
+  const first = firstEndingAfter(map, start);
+  const behind = firstEndingAfter(map, end - 1);
+  // The run at `behind`, if there is one, reaches to `end` or beyond it; it may also begin there.
+  const count = behind - first + (behind < map.count && map.start[behind]! < end ? 1 : 0);
+  if (count === 0) return EMPTY_MAP;
+  const out = extentMapBuilder(count);
+  for (let index = first; index < first + count; index++) {
+    const from = Math.max(map.start[index]!, start);
+    const to = Math.min(map.start[index]! + map.length[index]!, end);
+    out.push(from, to - from, map.source[index]!, map.frame[index]!);
+  }
+  return out.finish();
+}
+
 /** Index of the first run that ends after `block`; `count` when there is none. */
 export function firstEndingAfter(map: ExtentMap, block: number): number {
   let low = 0;

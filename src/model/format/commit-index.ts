@@ -14,10 +14,10 @@
  * 130  sync         how much of the disk has still to be read
  * ```
  */
-import { type ExtentMap, EMPTY_MAP, extentMapBuilder, SOURCE_TRIM, SOURCE_ZERO } from "../extent-map.ts";
-import { Fault } from "../fault.ts";
+import type { ExtentMap } from "../extent-map.ts";
 import { blockCount } from "../units.ts";
 import { byteReader, type ByteReader, byteWriter, type ByteWriter } from "./byte-cursor.ts";
+import { readExtents, writeExtents } from "./extent-codec.ts";
 import { corrupt, fromHex, toHex } from "./fields.ts";
 import {
   bodyBytesOf,
@@ -27,6 +27,7 @@ import {
   writeFrameDirectory,
 } from "./frame-directory.ts";
 import { type ContainerHeader, parseContainerId, SALT_BYTES } from "./header.ts";
+import { readLeading, readSections, readWhole, section } from "./index-sections.ts";
 
 /** A container that a commit refers to. Its object is named by its id (`segmentName`); its frames begin at 256 + `indexBytes`. */
 export interface SegmentReference {
@@ -78,7 +79,8 @@ const SEGMENTS = 1;
 const DIRECTORIES = 2;
 const DIGESTS = 3;
 const EXTENTS = 4;
-const FIRST_OPTIONAL = 128;
+/** The critical sections. */
+const KNOWN: readonly number[] = [SEGMENTS, DIRECTORIES, DIGESTS, EXTENTS];
 const TRACKER = 128;
 const BARRIER = 129;
 const SYNC = 130;
@@ -131,7 +133,7 @@ export function encodeIndex(index: CommitIndex): Uint8Array {
  * Throws OBJECT_CORRUPT, or FORMAT_UNSUPPORTED for an unknown critical section.
  */
 export function decodeIndex(plain: Uint8Array, header: ContainerHeader): CommitIndex {
-  const sections = readSections(byteReader(plain, "Index"));
+  const sections = readSections(byteReader(plain, "Index"), KNOWN);
   const diskBlocks = blockCount(header.diskSizeBytes);
   const segments = readWhole(sections, SEGMENTS, (reader) =>
     Array.from({ length: reader.count(SEGMENT_BYTES_LEAST) }, () => readSegment(reader)),
@@ -151,7 +153,9 @@ export function decodeIndex(plain: Uint8Array, header: ContainerHeader): CommitI
   });
   const digests = readWhole(sections, DIGESTS, (reader) => reader.bytes(reader.remaining));
   if (digests.length !== digestBytesOf(own)) throw corrupt("Index", "digests and frames do not match");
-  const extents = readWhole(sections, EXTENTS, (reader) => readExtents(reader, directories, diskBlocks));
+  const extents = readWhole(sections, EXTENTS, (reader) =>
+    readExtents(reader, directories, { start: 0, end: diskBlocks }),
+  );
   if (extents.count !== header.extentCount) throw corrupt("Index", "its extents are not those of the header");
   return {
     segments,
@@ -185,45 +189,6 @@ export function tagBytesOf(cipher: ContainerHeader["cipher"]): number {
   return cipher === "none" ? 0 : 16;
 }
 
-function section(writer: ByteWriter, id: number, fill: (payload: ByteWriter) => void): void {
-  const payload = byteWriter();
-  fill(payload);
-  writer.varint(id);
-  writer.varint(payload.length);
-  writer.bytes(payload.view());
-}
-
-function readSections(reader: ByteReader): Map<number, Uint8Array> {
-  const sections = new Map<number, Uint8Array>();
-  while (reader.remaining > 0) {
-    const id = reader.varint();
-    const payload = reader.bytes(reader.varint());
-    if (sections.has(id)) throw corrupt("Index", `section ${id} appears twice`);
-    if (id > EXTENTS && id < FIRST_OPTIONAL) {
-      throw new Fault("FORMAT_UNSUPPORTED", `The index has section ${id}, which this program does not know`, {
-        hint: "Read it with the version of Leeward that wrote it, or a newer one.",
-      });
-    }
-    sections.set(id, payload);
-  }
-  return sections;
-}
-
-/** A critical section: it must be there, and nothing may be left over. */
-function readWhole<Value>(sections: Map<number, Uint8Array>, id: number, read: (reader: ByteReader) => Value): Value {
-  const payload = sections.get(id);
-  if (payload === undefined) throw corrupt("Index", `section ${id} is missing`);
-  const reader = byteReader(payload, "Index");
-  const value = read(reader);
-  if (reader.remaining > 0) throw corrupt("Index", `section ${id} has bytes left over`);
-  return value;
-}
-
-/** An optional section: a later minor version may append to it. */
-function readLeading<Value>(sections: Map<number, Uint8Array>, id: number, read: (reader: ByteReader) => Value): Value {
-  return read(byteReader(sections.get(id)!, "Index"));
-}
-
 function writeSegment(writer: ByteWriter, segment: SegmentReference): void {
   writer.bytes(fromHex(segment.containerId, 12, "containerId"));
   writer.bytes(segment.headSha256);
@@ -245,61 +210,4 @@ function readSegment(reader: ByteReader): SegmentReference {
     indexBytes: reader.varint(),
     bodyBytes: reader.varint(),
   };
-}
-
-const TYPE_DATA = 0;
-const TYPE_ZERO = 1;
-const TYPE_TRIM = 2;
-
-/** count, then for each: gap, length × 4 + type, and for data the ordinal and the frame relative to the frame after the last one. */
-function writeExtents(writer: ByteWriter, map: ExtentMap): void {
-  writer.varint(map.count);
-  let end = 0;
-  let expected = 0;
-  for (let index = 0; index < map.count; index++) {
-    const source = map.source[index]!;
-    const type = source === SOURCE_ZERO ? TYPE_ZERO : source === SOURCE_TRIM ? TYPE_TRIM : TYPE_DATA;
-    writer.varint(map.start[index]! - end);
-    writer.varint(map.length[index]! * 4 + type);
-    if (type === TYPE_DATA) {
-      writer.varint(source);
-      writer.signed(map.frame[index]! - expected);
-      expected = map.frame[index]! + 1;
-    }
-    end = map.start[index]! + map.length[index]!;
-  }
-}
-
-function readExtents(reader: ByteReader, directories: readonly FrameDirectory[], diskBlocks: number): ExtentMap {
-  const count = reader.count(2);
-  if (count === 0) return EMPTY_MAP;
-  const map = extentMapBuilder(count);
-  let end = 0;
-  let expected = 0;
-  for (let index = 0; index < count; index++) {
-    const start = end + reader.varint();
-    const shape = reader.varint();
-    const type = shape % 4;
-    const length = (shape - type) / 4;
-    if (length < 1 || length > 0xffffffff || start + length > diskBlocks)
-      throw corrupt("Index", `extent ${index} lies outside the disk`);
-    let source = type === TYPE_ZERO ? SOURCE_ZERO : SOURCE_TRIM;
-    let frame = 0;
-    if (type === TYPE_DATA) {
-      source = reader.varint();
-      frame = expected + reader.signed();
-      expected = frame + 1;
-      const directory = directories[source];
-      if (directory === undefined || frame < 0 || frame >= directory.count)
-        throw corrupt("Index", `extent ${index} names no frame`);
-      const first = directory.block[frame]!;
-      if (start < first || start + length > first + directory.blocks[frame]!)
-        throw corrupt("Index", `extent ${index} is not in its frame`);
-    } else if (type !== TYPE_ZERO && type !== TYPE_TRIM) {
-      throw corrupt("Index", `extent ${index} has type ${type}`);
-    }
-    map.push(start, length, source, frame);
-    end = start + length;
-  }
-  return map.finish();
 }

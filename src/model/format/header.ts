@@ -49,12 +49,12 @@ export const MAX_INDEX_BYTES = 64 << 20;
 
 const MAGIC = Uint8Array.of(0x4c, 0x57, 0x52, 0x44); // "LWRD"
 
-const KINDS = { journal: 1, segment: 2, pack: 3, fence: 4 } as const;
+const KINDS = { journal: 1, segment: 2, pack: 3, fence: 4, map: 5 } as const;
 const CIPHERS = { none: 0, "aes-256-gcm": 1 } as const;
 const CODECS = { zstd: 1 } as const;
 const HASHES = { sha256: 1 } as const;
 
-/** `fence`: a commit without data, by which a writer takes its place at the tail of a branch. */
+/** `fence`: a commit without data, by which a writer takes its place at the tail of a branch. `map`: a map shard, which has no frames. */
 export type ContainerKind = keyof typeof KINDS;
 export type Cipher = keyof typeof CIPHERS;
 

@@ -1,59 +1,28 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { readdir, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 import { decodeFooter } from "#model/format/footer.ts";
 import { decodeHeader, FOOTER_BYTES, HEADER_BYTES } from "#model/format/header.ts";
 import { diskNames, groupNames, storeNames } from "#model/format/object-names.ts";
 import * as records from "#model/format/records.ts";
-import { BLOCK_SIZE } from "#model/units.ts";
-import { memoryStore, type MemoryStore } from "../../../src/adapters/memory/memory-store.ts";
-import { containerCodec } from "../../../src/data-mover/container-codec.ts";
 import { openHead, readIndex } from "../../../src/data-mover/container-reader.ts";
 import { openImage } from "../../../src/data-mover/image.ts";
-import { type Keyring, openKeyring } from "../../../src/data-mover/keyring.ts";
-import { blockData, seededRandom } from "../../support/format-samples.ts";
-import { DISK_ID, DISK_KEY, GROUP_ID, ROOT, SIZE_BYTES, STORE_ID } from "./facts.ts";
+import { DISK_ID, GROUP_ID, ROOT, SIZE_BYTES, STORE_ID } from "./facts.ts";
+import { goldenContents, goldenStore, openGolden } from "./golden-store.ts";
 
-const folder = new URL("./store/", import.meta.url);
 const disk = diskNames(ROOT, DISK_ID);
 const group = groupNames(ROOT, GROUP_ID);
-const random = seededRandom("reader");
-const clock = { now: () => 0, monotonic: () => 0, sleep: () => Promise.resolve() };
-
-async function goldenStore(): Promise<MemoryStore> {
-  const store = memoryStore();
-  for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
-    if (!entry.isFile()) continue;
-    const path = `${entry.parentPath}/${entry.name}`;
-    await store.create(path.slice(folder.pathname.length), await readFile(path));
-  }
-  return store;
-}
-
-async function opened(): Promise<{ store: MemoryStore; keyring: Keyring }> {
-  const store = await goldenStore();
-  const keyring = await openKeyring({ store, root: ROOT, clock, random }, { storeId: STORE_ID, diskId: DISK_ID, diskKey: DISK_KEY, create: false });
-  return { store, keyring };
-}
 
 test("The golden files of version 1 are the ones that were made for it", async () => {
-  const { objects } = await goldenStore();
+  const { objects } = await goldenStore("store");
   const sums = [...objects].map(([key, data]) => `${createHash("sha256").update(data).digest("hex")}  ${key}\n`).sort();
   assert.equal(sums.join(""), await readFile(new URL("./SHA256SUMS", import.meta.url), "utf8"));
 });
 
 test("Every block of the golden disk reads as it was written, at each commit", async () => {
-  const { store, keyring } = await opened();
-  const shape = { sizeBytes: SIZE_BYTES, sectorBytes: 512 };
-  const codec = containerCodec({ storeId: STORE_ID, diskId: DISK_ID, keyring, random, now: clock.now, shape: () => shape });
-  const context = { store, root: ROOT, clock, random, diskId: DISK_ID, names: disk, codec };
-  const synced = Buffer.concat([blockData(0, 69), Buffer.alloc(31 * BLOCK_SIZE)]);
-  const noise = Buffer.from(seededRandom("noise").bytes(BLOCK_SIZE));
-  const changed = Buffer.from(synced);
-  noise.copy(changed, 70 * BLOCK_SIZE);
-  blockData(10, 3, 2).copy(changed, 10 * BLOCK_SIZE);
-  changed.fill(0, 20 * BLOCK_SIZE, 24 * BLOCK_SIZE);
+  const { context, keyring } = await openGolden();
+  const { synced, changed } = goldenContents();
   for (const [seq, expected] of [[2, synced], [3, changed]] as const) {
     const image = await openImage(context, { keyring, storeId: STORE_ID, branch: "root", seq });
     assert.equal(image.sizeBytes, SIZE_BYTES);
@@ -64,7 +33,7 @@ test("Every block of the golden disk reads as it was written, at each commit", a
 });
 
 test("Header, index and footer of the golden commit say what they said when they were written", async () => {
-  const { store, keyring } = await opened();
+  const { store, keyring } = await openGolden();
   const data = store.objects.get(disk.commit("root", 3))!;
   const header = decodeHeader(data);
   assert.deepEqual(
@@ -91,7 +60,7 @@ test("Header, index and footer of the golden commit say what they said when they
 });
 
 test("The golden records are read, and the bookmark's MAC holds", async () => {
-  const { store, keyring } = await opened();
+  const { store, keyring } = await openGolden();
   const at = (key: string): readonly [Uint8Array, string] => [store.objects.get(key)!, key];
   assert.equal(records.decodeStoreRecord(...at(storeNames(ROOT).store)).storeId, STORE_ID);
   assert.equal(records.decodeDiskClaim(...at(disk.epoch(1))).activeSite, "one");

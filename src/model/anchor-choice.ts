@@ -1,0 +1,23 @@
+/**
+ * Which anchors a manifest goes on listing.
+ *
+ * All of the last three days, so that any cut of a journal window is a bounded replay away; of older days and of each branch the last one, so
+ * that a manifest grows by one line a day, and an old cut that is still there needs a day's commits at most.
+ * Ages count from the newest cut, not from a clock.
+ */
+import type { Anchor } from "./format/manifest.ts";
+
+const DAY_MS = 86_400_000;
+/** Longer than any journal window that a policy offers. */
+export const ANCHOR_WINDOW_MS: number = 3 * DAY_MS;
+
+export function thinAnchors(anchors: readonly Anchor[]): Anchor[] {
+  const newestMs = Math.max(0, ...anchors.map(({ cutAtMs }) => cutAtMs));
+  const lastOfDay = new Map<string, Anchor>();
+  for (const anchor of anchors) {
+    const day = `${anchor.branch}/${Math.floor(anchor.cutAtMs / DAY_MS)}`;
+    if (anchor.seq >= (lastOfDay.get(day)?.seq ?? 0)) lastOfDay.set(day, anchor);
+  }
+  const kept = new Set(lastOfDay.values());
+  return anchors.filter((anchor) => anchor.cutAtMs > newestMs - ANCHOR_WINDOW_MS || kept.has(anchor));
+}
