@@ -8,6 +8,7 @@ import { randomUUID } from "node:crypto";
 import { Fault, isFault } from "#model/fault.ts";
 import type { JsonObject, JsonValue } from "#model/json.ts";
 import {
+  readBase64,
   readList,
   readName,
   readText,
@@ -104,7 +105,12 @@ export async function openAgentSession(
         asJson(
           await lanes.use(readName(params, "groupId"), (ready, stop) =>
             member.sweep(
-              { ...readCycle(params), life: readText(params, "life"), boundMs: readWhole(params, "boundMs") },
+              {
+                ...readCycle(params),
+                life: readText(params, "life"),
+                boundMs: readWhole(params, "boundMs"),
+                stored: readStored(params),
+              },
               ready,
               stop,
             ),
@@ -227,6 +233,12 @@ function createLanePool(options: SessionOptions, target: LaneTarget) {
 
 function readCycle(params: Fields): CycleRequest {
   return { groupId: readName(params, "groupId"), cycle: readWhole(params, "cycle") };
+}
+
+/** Which stripes of which disks are compared; an older process server compares nothing. */
+function readStored(params: Fields): ReadonlyMap<string, Uint8Array> {
+  const disks = params["compare"] === undefined ? [] : readList(params, "compare", (disk) => disk);
+  return new Map(disks.map((disk) => [readName(disk, "diskId"), Buffer.from(readBase64(disk, "stripes"), "base64")]));
 }
 
 function readTasks(fields: Fields): GroupTask[] {

@@ -8,10 +8,10 @@
  *
  * It keeps nothing on disk. What it forgets in a crash is what it swept in open cycles, and for whom cycles are open: that is swept and cut again.
  */
-import { subtractRuns } from "#model/block-runs.ts";
+import { countBlocks, subtractRuns } from "#model/block-runs.ts";
 import { Fault, isFault } from "#model/fault.ts";
 import type { FrameTools } from "#model/frame-packer.ts";
-import { blockCount } from "#model/units.ts";
+import { BLOCK_SIZE, blockCount } from "#model/units.ts";
 import type { Clock } from "#ports/clock.ts";
 import type { AgentDisk, GroupTask, ReleaseResult, Settlement, ShipResult, SweepResult } from "#ports/source-link.ts";
 import type { TapClient } from "../capture/tap/tap-client.ts";
@@ -26,9 +26,9 @@ import type { TappedDisk, TappedDisks } from "./tapped-disks.ts";
 export interface GroupMember {
   /** The group's disks as they are now; with `fresh`, a new period of `holdMsMax` begins. Never throws for a single disk. */
   disks(groupId: string, options?: { readonly fresh?: boolean }): Promise<readonly AgentDisk[]>;
-  /** Sweeps for at most `boundMs`, or until `stop`. Throws SOURCE_READ_FAILED, PEER_UNREACHABLE. */
+  /** Sweeps for at most `boundMs`, or until `stop`. `stored`: by disk, the stripes to compare with the replica. Throws SOURCE_READ_FAILED, PEER_UNREACHABLE. */
   sweep(
-    request: OwnedCycle & { readonly boundMs: number },
+    request: OwnedCycle & { readonly boundMs: number; readonly stored: ReadonlyMap<string, Uint8Array> },
     lanes: readonly Pick<SweepLane, "run">[],
     stop: AbortSignal,
   ): Promise<SweepResult>;
@@ -87,7 +87,7 @@ export function createGroupMember(options: {
       }
       return tapped.ofGroup(groupId, statuses).map((disk) => describe(disk, down));
     },
-    async sweep({ groupId, cycle, life, boundMs }, lanes, stop) {
+    async sweep({ groupId, cycle, life, boundMs, stored }, lanes, stop) {
       owners.set(groupId, cycle, life);
       const deadline = clock.monotonic() + boundMs;
       const timeUp = new AbortController();
@@ -100,11 +100,20 @@ export function createGroupMember(options: {
           const swept = open.allSwept(status);
           const runs = subtractRuns(await tap().unsynced(diskId), swept, blockCount(sizeBytes));
           if (runs.length === 0 || clock.monotonic() >= deadline || stop.aborted) continue;
-          const request = { groupId, diskId, cycle, image, sizeBytes, compress: compresses(groupId), runs };
+          const request = {
+            ...{ groupId, diskId, cycle, image, sizeBytes, runs },
+            compress: compresses(groupId),
+            stored: stored.get(diskId),
+          };
           open.begin(status, cycle);
           const done = await sweepDisk(lanes, request, AbortSignal.any([stop, timeUp.signal]));
-          open.add(status, cycle, done);
-          results.push({ diskId, sweptBytes: done.reduce((sum, run) => sum + run.count * 4096, 0) });
+          open.add(status, cycle, done.runs);
+          results.push({
+            diskId,
+            sweptBytes: countBlocks(done.runs) * BLOCK_SIZE,
+            comparedBytes: done.comparedBlocks * BLOCK_SIZE,
+            sameBytes: done.sameBlocks * BLOCK_SIZE,
+          });
         }
         return { disks: results };
       } finally {

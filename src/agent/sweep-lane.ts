@@ -8,15 +8,15 @@
  * Reads are synchronous: a lane is a thread of its own, and with a warm page cache that is the fastest there is.
  */
 import { closeSync, openSync, readSync } from "node:fs";
+import { COMPARE_MS, hasStripe } from "#model/comparison.ts";
 import { Fault } from "#model/fault.ts";
 import { createFramePacker } from "#model/frame-packer.ts";
-import { KIND_SWEEP, MAX_FRAME_BLOCKS } from "#model/frame-record.ts";
+import { KIND_SWEEP, MAX_FRAME_BLOCKS, PIECE_BYTES } from "#model/frame-record.ts";
 import { BLOCK_SIZE } from "#model/units.ts";
 import type { Address, Link, Peer } from "#ports/link.ts";
+import type { Log } from "#ports/log.ts";
 import { createFrameTools } from "./frame-tools.ts";
-
-/** Blocks of a stripe: 16 MiB. */
-export const STRIPE_BLOCKS = 4096;
+import { createStripeComparer, readComparison } from "./stripe-comparer.ts";
 
 export interface SweepTask {
   readonly groupId: string;
@@ -27,11 +27,15 @@ export interface SweepTask {
   readonly compress: boolean;
   /** Pairs of first block and number of blocks, one pair for each stripe. Shared. */
   readonly stripes: Float64Array<SharedArrayBuffer>;
-  /** [next stripe, stop]. Shared. */
+  /** The stripes of the disk that the replica has data of, a bit each: these are compared first. Undefined: nothing is. */
+  readonly stored: Uint8Array | undefined;
+  /** [next stripe, stop, compared blocks, same blocks]. Shared. */
   readonly control: Int32Array<SharedArrayBuffer>;
 }
 export const NEXT_STRIPE = 0;
 export const STOP = 1;
+export const COMPARED = 2;
+export const SAME = 3;
 
 export interface SweepLane {
   /**
@@ -52,7 +56,9 @@ export async function openSweepLane(options: {
   readonly address: Address;
   readonly machine: string;
   readonly sessionId: string;
+  readonly log: Log;
 }): Promise<SweepLane> {
+  const { log } = options;
   const peer = await joinLane(options);
   const tools = createFrameTools();
   const window = Buffer.allocUnsafeSlow(WINDOW_BLOCKS * BLOCK_SIZE);
@@ -71,19 +77,46 @@ export async function openSweepLane(options: {
           compress: task.compress,
           emit: (payload) => peer.notify("frames", params, payload),
         });
+        const read = (block: number, count: number): Buffer => readBlocks(descriptor, window, block, count, task);
+        let { stored } = task;
+        const comparer = createStripeComparer({
+          tools,
+          read,
+          ask: async (run, digests) => {
+            const question = { ...params, first: run.start, count: run.count, digests: base64(digests) };
+            return readComparison(await peer.call("lane.compare", question, { timeoutMs: COMPARE_MS }), run);
+          },
+          ship: (plain, block) => packer.add(plain, block),
+          onCompared(blocks, same) {
+            Atomics.add(task.control, COMPARED, blocks);
+            Atomics.add(task.control, SAME, same);
+          },
+          // Who does not answer once would let every stripe wait; the next sweep asks again.
+          onFault(fault) {
+            if (stored !== undefined) log.warn("A sweep goes on without comparing", { diskId: task.diskId, fault });
+            stored = undefined;
+          },
+        });
         for (;;) {
           if (Atomics.load(task.control, STOP) !== 0) break;
           const stripe = Atomics.add(task.control, NEXT_STRIPE, 1);
           if (stripe * 2 >= task.stripes.length) break;
           const start = task.stripes[stripe * 2]!;
           const end = start + task.stripes[stripe * 2 + 1]!;
+          if (stored !== undefined && hasStripe(stored, start)) {
+            await comparer.add({ start, count: end - start });
+            continue;
+          }
           for (let block = start; block < end;) {
             // Windows lie at multiples of their length, so that the same data makes the same frames in every sweep.
             const stop = Math.min(end, (Math.floor(block / WINDOW_BLOCKS) + 1) * WINDOW_BLOCKS);
-            await packer.add(readBlocks(descriptor, window, block, stop - block, task), block);
+            const plain = read(block, stop - block);
+            // Where the replica has no data, it reads as zeroes already.
+            if (stored === undefined || !isZero(plain, tools.isZero)) await packer.add(plain, block);
             block = stop;
           }
         }
+        await comparer.finish();
         await packer.flush();
         await peer.call("lane.flush", {}, { timeoutMs: FLUSH_MS });
       } finally {
@@ -114,6 +147,17 @@ export async function joinLane(options: {
     throw error;
   }
   return peer;
+}
+
+/** A window is longer than `isZero` takes at a time. */
+function isZero(window: Uint8Array, isZeroPiece: (plain: Uint8Array) => boolean): boolean {
+  for (let at = 0; at < window.length; at += PIECE_BYTES)
+    if (!isZeroPiece(window.subarray(at, at + PIECE_BYTES))) return false;
+  return true;
+}
+
+function base64(bytes: Uint8Array): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64");
 }
 
 /** Blocks of the image; what lies behind the end of the last, partial block is zero. */

@@ -6,7 +6,8 @@
  */
 import { splitRuns } from "#model/block-runs.ts";
 import type { BlockRun } from "#model/block-set.ts";
-import { NEXT_STRIPE, STOP, STRIPE_BLOCKS, type SweepLane, type SweepTask } from "./sweep-lane.ts";
+import { STRIPE_BLOCKS } from "#model/comparison.ts";
+import { COMPARED, NEXT_STRIPE, SAME, STOP, type SweepLane, type SweepTask } from "./sweep-lane.ts";
 
 export interface SweepRequest {
   readonly groupId: string;
@@ -16,6 +17,15 @@ export interface SweepRequest {
   readonly sizeBytes: number;
   readonly compress: boolean;
   readonly runs: readonly BlockRun[];
+  /** Stripes of the disk that the replica has; see `SweepTask`. */
+  readonly stored: Uint8Array | undefined;
+}
+
+export interface Swept {
+  readonly runs: readonly BlockRun[];
+  /** Of them, what was compared with the replica, and what the replica had already. */
+  readonly comparedBlocks: number;
+  readonly sameBlocks: number;
 }
 
 /** What was swept: the first runs of the request. `stop` ends it after the stripes at hand. Throws the first fault of a lane, after all have ended. */
@@ -23,12 +33,12 @@ export async function sweepDisk(
   lanes: readonly Pick<SweepLane, "run">[],
   request: SweepRequest,
   stop: AbortSignal,
-): Promise<readonly BlockRun[]> {
+): Promise<Swept> {
   const { runs, ...rest } = request;
   const pieces = [...splitRuns(runs, STRIPE_BLOCKS)];
   const stripes = new Float64Array(new SharedArrayBuffer(pieces.length * 16));
   pieces.forEach((piece, index) => stripes.set([piece.start, piece.count], index * 2));
-  const control = new Int32Array(new SharedArrayBuffer(8));
+  const control = new Int32Array(new SharedArrayBuffer(16));
   const task: SweepTask = { ...rest, stripes, control };
   const halt = (): void => void Atomics.store(control, STOP, 1);
   if (stop.aborted) halt();
@@ -43,7 +53,11 @@ export async function sweepDisk(
       ),
     );
     for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
-    return pieces.slice(0, Math.min(Atomics.load(control, NEXT_STRIPE), pieces.length));
+    return {
+      runs: pieces.slice(0, Math.min(Atomics.load(control, NEXT_STRIPE), pieces.length)),
+      comparedBlocks: Atomics.load(control, COMPARED),
+      sameBlocks: Atomics.load(control, SAME),
+    };
   } finally {
     stop.removeEventListener("abort", halt);
   }

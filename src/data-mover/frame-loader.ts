@@ -31,6 +31,8 @@ export interface FrameLoader {
   load(frames: readonly FrameAddress[], use: (plain: Uint8Array, index: number) => void): Promise<void> | undefined;
   /** Fetch what is not at hand. An error is seen by the read that needs the frame: it asks again. */
   prefetch(frames: readonly FrameAddress[]): void;
+  /** What the source said that the container's pieces hash to. Throws like `load`. */
+  digests(container: ImageContainer): Promise<FrameDigests>;
   /** Whether more may be fetched ahead of need. */
   readonly mayPrefetch: boolean;
   readonly statistics: { readonly requests: number; readonly fetchedBytes: number };
@@ -203,6 +205,7 @@ export function frameLoader(store: ObjectStore, cacheBytes: number): FrameLoader
         void fetchGroup(group).then(() => void (prefetching -= bytes));
       }
     },
+    digests: digestsOf,
     get mayPrefetch() {
       return prefetching < PREFETCH_BYTES;
     },

@@ -49,6 +49,8 @@ export interface ImageContainer {
   digestsFrom(data: Uint8Array): FrameDigests;
   /** Plain length of a frame. */
   plainBytesOf(frame: number): number;
+  /** Of the digests of the container, that of one piece of a frame. */
+  digestOf(digests: FrameDigests, frame: number, piece: number): Uint8Array;
   /**
    * Fill `target` with a frame; `sealed` is what lies in its range. Throws OBJECT_CORRUPT that names object, frame and blocks, and then
    * `target` must not be believed.
@@ -112,6 +114,10 @@ export function imageContainer(
       return digestsFrom(await context.store.get(place.key, { range: { offset: 0, length: headBytes } }));
     },
     plainBytesOf: (frame) => directory.blocks[frame]! * BLOCK_SIZE,
+    digestOf(digests, frame, piece) {
+      const at = (digests.pieces[prepared().frames.number[frame]!]! + piece) * DIGEST_BYTES;
+      return digests.bytes.subarray(at, at + DIGEST_BYTES);
+    },
     openInto(target, sealed, { frame, digests }) {
       const { opener, frames } = prepared();
       const number = frames.number[frame]!;

@@ -46,6 +46,11 @@ export interface DiskImage {
    * image in another order. Throws as `allocation` does.
    */
   dataRuns(start: number, blocks: number): readonly FrameRun[] | Promise<readonly FrameRun[]>;
+  /**
+   * What the source said that a piece of a frame (64 KiB, counted from its start) hashes to: 16 bytes. The frame itself is not looked at.
+   * Throws OBJECT_CORRUPT, OBJECT_MISSING, STORE_…, KEY_MISSING.
+   */
+  pieceDigest(address: FrameAddress, piece: number): Promise<Uint8Array>;
   readonly statistics: FrameLoader["statistics"];
 }
 
@@ -212,6 +217,8 @@ export async function openImage(
       };
       return views instanceof Promise ? views.then(runsIn) : runsIn(views);
     },
+    pieceDigest: async ({ container, frame }, piece) =>
+      container.digestOf(await loader.digests(container), frame, piece),
     statistics: loader.statistics,
     read(target, offset) {
       if (offset < 0 || offset + target.length > sizeBytes)

@@ -13,7 +13,9 @@ import { openWriter, type DiskWriter } from "./commit-log.ts";
 import type { ContainerBuffers } from "./container-buffers.ts";
 import { containerWriter, type CommitDetails, type SealedSegment } from "./container-writer.ts";
 import type { DataPosition } from "./counting.ts";
+import { movedOn } from "./compared-disks.ts";
 import { cycleAssembly, type AssemblyHome, type CycleAssembly, type OpenContainer } from "./cycle-assembly.ts";
+import { openImage, type DiskImage } from "./image.ts";
 import type { OpenedDisk } from "./mover-store.ts";
 import { uploadSegment, type Slots } from "./segment-upload.ts";
 
@@ -31,6 +33,13 @@ export interface MoverDisk {
   /** Throws FENCED when somebody newer has claimed the disk: a cut in which it was idle has not looked. */
   assertNewest(): Promise<void>;
   begin(cycle: number): CycleAssembly;
+  /**
+   * The disk as of `data`, kept until it moves on, or until `dropImage`. Throws what `openImage` throws.
+   */
+  image(): Promise<DiskImage>;
+  dropImage(): void;
+  /** Throws REFUSED when the newest commit with data is another than `base`, FENCED when somebody newer has claimed the disk. */
+  assertStillAt(base: string): Promise<void>;
   /** Make a complete assembly durable; finds out when it is already. Keeps trying until `giveUpAtMs` (monotonic). */
   commit(assembly: CycleAssembly, request: DiskCommit): Promise<DataPosition>;
   /** What the store did to the last segment that failed; undefined once one was stored. */
@@ -49,6 +58,8 @@ export interface DiskOpen {
 export interface DiskCommit {
   readonly cutAtMs: number;
   readonly giveUpAtMs: number;
+  /** The commit that this one must follow: blocks that it leaves out were compared with it. Else REFUSED. */
+  readonly base?: string | undefined;
   readonly details: Omit<CommitDetails, "segments" | "firstWriteMs" | "diskSizeBytes" | "sectorBytes">;
 }
 
@@ -76,6 +87,7 @@ export function moverDisk(disk: OpenedDisk, deps: MoverDiskDeps): MoverDisk {
   let data: DataPosition | undefined;
   let trouble: Fault | undefined;
   let storedBytes = 0;
+  let held: { readonly branch: string; readonly commitHash: string; readonly image: Promise<DiskImage> } | undefined;
 
   const ready = async (): Promise<DiskWriter> => {
     if (writer) return writer;
@@ -163,7 +175,11 @@ export function moverDisk(disk: OpenedDisk, deps: MoverDiskDeps): MoverDisk {
     }
   };
 
-  return {
+  const assertAt = (now: DataPosition, base: string | undefined): void => {
+    if (base !== undefined && now.commitHash !== base) throw movedOn(disk.diskId, base, now.commitHash);
+  };
+
+  const self: MoverDisk = {
     diskId: disk.diskId,
     sizeBytes: shape.sizeBytes,
     get data() {
@@ -193,12 +209,31 @@ export function moverDisk(disk: OpenedDisk, deps: MoverDiskDeps): MoverDisk {
         throw error;
       }
     },
+    image() {
+      const { branch, seq, commitHash } = { branch: numbering?.branch ?? "", ...self.data };
+      if (held?.branch === branch && held.commitHash === commitHash) return held.image;
+      const image = openImage(context, { branch, seq, commitHash, keyring, storeId: disk.storeId });
+      const mine = { branch, commitHash, image };
+      held = mine;
+      image.catch(() => {
+        if (held === mine) held = undefined; // Its caller has the error; the next one opens it anew.
+      });
+      return image;
+    },
+    dropImage() {
+      held = undefined;
+    },
+    async assertStillAt(base) {
+      await self.assertNewest();
+      assertAt(self.data, base);
+    },
     begin: (cycle) => cycleAssembly(home, { cycle, sectorBytes: shape.sectorBytes, now: () => clock.now() }),
     async commit(assembly, request) {
       for (;;) {
         try {
           const current = await ready();
           if (current.data.cycle >= assembly.cycle) return current.data;
+          assertAt(current.data, request.base); // [compare base]
           let [bytes, indexBytes] = [0, 0];
           data = await current.commit({
             cycle: assembly.cycle,
@@ -233,4 +268,5 @@ export function moverDisk(disk: OpenedDisk, deps: MoverDiskDeps): MoverDisk {
       return storedBytes;
     },
   };
+  return self;
 }

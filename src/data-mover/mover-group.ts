@@ -14,6 +14,7 @@
  *   stands for the new cut too;
  * - the store decides who may write. What this file remembers only saves requests.
  */
+import type { Comparison } from "#model/comparison.ts";
 import { Fault, isFault } from "#model/fault.ts";
 import { FLAG_POINT_CLEAN, FLAG_SYNC_IN_PROGRESS } from "#model/format/header.ts";
 import type { BarrierRecord } from "#model/format/records.ts";
@@ -21,8 +22,18 @@ import type { Peer } from "#ports/link.ts";
 import type { Log } from "#ports/log.ts";
 import type { GroupProgress } from "#ports/replication.ts";
 import { barrierMember, listBarriers, readBarrier, sameMembers, writeBarrier, type GroupContext } from "./barriers.ts";
+import { NO_COMMIT } from "./branch-reader.ts";
 import type { MoverDisk } from "./mover-disk.ts";
-import type { CycleCommit, CycleCommitted, CycleDisk, FramesHead, StreamOpen, StreamOpened } from "./mover-messages.ts";
+import type {
+  CompareRun,
+  CycleCommit,
+  CycleCommitted,
+  CycleDisk,
+  FramesHead,
+  StreamOpen,
+  StreamOpened,
+} from "./mover-messages.ts";
+import { checkCompareRun, comparedDisks, type ComparedDisks } from "./compared-disks.ts";
 import { progressOf, type ProgressFacts } from "./mover-progress.ts";
 import { settleAll, within } from "./mover-waits.ts";
 import { openCycles, type OpenCycles } from "./open-cycles.ts";
@@ -34,6 +45,9 @@ export interface MoverGroup {
   /** Frames on `peer` belong to this stream from now on; the lane ends with it. Throws PROTOCOL_INVALID for an old stream. */
   join(peer: Peer, streamId: string): void;
   receive(head: FramesHead, payload: Uint8Array): Promise<void>;
+  /** A disk will be compared in a cycle: the stripes in which the replica has data. Throws like `ComparedDisks.begin`. */
+  beginCompare(head: FramesHead): Promise<Uint8Array>;
+  compare(request: CompareRun): Promise<Comparison>;
   commit(request: CycleCommit): Promise<CycleCommitted>;
   /** End the stream, if there is one, and tell its source why. */
   end(fault: Fault): void;
@@ -67,6 +81,7 @@ interface Stream {
   readonly request: StreamOpen;
   readonly disks: readonly MoverDisk[];
   readonly cycles: OpenCycles;
+  readonly compared: ComparedDisks;
   readonly ended: AbortController;
   /** A cycle whose commit was asked for and failed: the source will ask again, and nothing may overtake it. */
   failedCycle: number;
@@ -111,12 +126,19 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
     });
   };
 
+  const diskOf = ({ streamId, diskId }: FramesHead): MoverDisk => {
+    const disk = current(streamId).disks.find((one) => one.diskId === diskId);
+    if (!disk) throw new Fault("PROTOCOL_INVALID", `Disk "${diskId}" is not part of the stream`);
+    return disk;
+  };
+
   const end = (fault: Fault): void => {
     const ending = stream;
     if (!ending) return;
     stream = undefined;
     ending.ended.abort(fault);
     for (const peer of ending.peers) peer.close(fault);
+    for (const disk of ending.disks) disk.dropImage();
     const assemblies = ending.cycles.takeAll();
     for (const assembly of assemblies) assembly.abort(fault);
     // In turn: a commit on its way still looks into the buffers.
@@ -150,12 +172,14 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
     );
     const barriers = await listBarriers(context);
     newestBarrier = await newestOf(barriers);
+    const cycles = openCycles(spec.groupId);
     const next: Stream = {
       id: deps.newStreamId(),
       peers: new Set([peer]),
       request,
       disks,
-      cycles: openCycles(spec.groupId),
+      cycles,
+      compared: comparedDisks(cycles, context.random),
       ended: new AbortController(),
       failedCycle: 0,
     };
@@ -176,6 +200,7 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
         commitHash: data.commitHash,
         cycle: data.cycle,
         sourceLife: data.writerId.slice(0, 8),
+        stored: data.commitHash !== NO_COMMIT,
       })),
     };
   };
@@ -214,6 +239,13 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
     // Monotone along every branch of the group, whatever the source's clock does.
     const cutMs = Math.max(request.cutAtMs, ...own.disks.map((disk) => disk.data.cutAtMs));
 
+    // Of a disk that was compared and found the same, there is no commit that looks.
+    await settleAll(
+      byDisk.map(async ({ disk, counted }) => {
+        const base = own.compared.base(cycle, counted.diskId);
+        if (base !== undefined && counted.records === 0) await disk?.assertStillAt(base); // [compare quiet]
+      }),
+    );
     const committed = await settleAll(
       withRecords.map(async ({ disk, counted }) => {
         if (!disk) throw new Fault("PROTOCOL_INVALID", `Disk "${counted.diskId}" is not part of the stream`);
@@ -238,6 +270,7 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
       return disk.commit(assembly, {
         cutAtMs: cutMs,
         giveUpAtMs,
+        base: own.compared.base(cycle, disk.diskId),
         details: {
           cycle,
           cycleDisks: withRecords.length,
@@ -269,6 +302,8 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
       await settleAll(idle.map((disk) => disk.assertNewest())); // [quiet barrier]
     }
     await own.cycles.drop(cycle);
+    own.compared.drop(cycle);
+    for (const { disk, counted } of byDisk) if (counted.syncRemainingBytes === 0) disk?.dropImage();
     tell({
       state: stateNow(request.disks.map((disk) => disk.syncRemainingBytes)),
       fault: undefined,
@@ -343,8 +378,7 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
     },
     async receive(head, payload) {
       const own = current(head.streamId);
-      const disk = own.disks.find(({ diskId }) => diskId === head.diskId);
-      if (!disk) throw new Fault("PROTOCOL_INVALID", `Disk "${head.diskId}" is not part of the stream`);
+      const disk = diskOf(head);
       facts = { ...facts, shippedBytes: facts.shippedBytes + payload.length };
       if (disk.data.cycle >= head.cycle) return; // Sent again after a lost answer; it is committed.
       const assembly = own.cycles.assembly(disk, head.cycle);
@@ -358,6 +392,12 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
       await within(2 * deps.patienceMs, assembly.receive(payload), late);
       rate.add(assembly.sweptBytes - before, clock.monotonic());
       deps.onProgress();
+    },
+    beginCompare: async (head) => current(head.streamId).compared.begin(diskOf(head), head.cycle),
+    async compare(request) {
+      const disk = diskOf(request);
+      checkCompareRun(disk, request);
+      return current(request.streamId).compared.run(disk, request);
     },
     async commit(request) {
       const own = current(request.streamId);

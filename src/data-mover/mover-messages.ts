@@ -1,6 +1,8 @@
 /** What a process server says to the mover, checked. Source: docs/protocol.md, "Process server and master target". */
+import type { BlockRun } from "#model/block-set.ts";
 import { Fault } from "#model/fault.ts";
 import {
+  readBase64,
   readBoolean,
   readList,
   readName,
@@ -31,6 +33,8 @@ export interface DiskTail {
   readonly cycle: number;
   /** For which life of a process server that cycle was committed; "" when there is none. */
   readonly sourceLife: string;
+  /** The branch has data of this disk: a sweep may be compared with it. */
+  readonly stored: boolean;
 }
 
 export interface StreamOpened {
@@ -46,6 +50,12 @@ export interface FramesHead {
   readonly streamId: string;
   readonly diskId: string;
   readonly cycle: number;
+}
+
+/** `digests`: 16 bytes for each 64 KiB piece of the run. */
+export interface CompareRun extends FramesHead {
+  readonly run: BlockRun;
+  readonly digests: Uint8Array;
 }
 
 export interface CycleCommit {
@@ -110,6 +120,14 @@ export function readFramesHead(params: Fields): FramesHead {
     streamId: readText(params, "streamId"),
     diskId: readName(params, "diskId"),
     cycle: readWhole(params, "cycle"),
+  };
+}
+
+export function readCompareRun(params: Fields): CompareRun {
+  return {
+    ...readFramesHead(params),
+    run: { start: readWhole(params, "first"), count: readWhole(params, "count") },
+    digests: Buffer.from(readBase64(params, "digests"), "base64"),
   };
 }
 

@@ -12,11 +12,12 @@ import type { Address, Handlers, Link, Listener, Peer } from "#ports/link.ts";
 import type { Log } from "#ports/log.ts";
 import type { GroupProgress } from "#ports/replication.ts";
 import { startAnchoring, type Anchoring } from "./anchoring.ts";
+import { base64, comparisonToJson } from "./compared-disks.ts";
 import { containerBuffers } from "./container-buffers.ts";
 import { mapAccess } from "./map-access.ts";
 import { moverDisk, type MoverDisk } from "./mover-disk.ts";
 import { moverGroup, type MoverGroup, type MoverGroupSpec } from "./mover-group.ts";
-import { readCycleCommit, readFramesHead, readStreamOpen } from "./mover-messages.ts";
+import { readCompareRun, readCycleCommit, readFramesHead, readStreamOpen } from "./mover-messages.ts";
 import type { MoverStore } from "./mover-store.ts";
 import { SEGMENT_PUTS_MAX, slots } from "./segment-upload.ts";
 
@@ -146,6 +147,14 @@ export async function startReceiver(options: ReceiverOptions): Promise<Receiver>
           );
         }
         await streamOf(head.streamId).receive(head, payload);
+      },
+      "compare.begin": async (params) => {
+        const head = readFramesHead(params);
+        return { stripes: base64(await streamOf(head.streamId).beginCompare(head)) };
+      },
+      "compare.run": async (params) => {
+        const request = readCompareRun(params);
+        return comparisonToJson(await streamOf(request.streamId).compare(request));
       },
       "cycle.commit": async (params) => {
         const request = readCycleCommit(params);

@@ -8,4 +8,4 @@ import { openAgentLink, type AgentIdentity } from "./agent-link.ts";
 const { config, target } = workerData as { readonly config: AgentIdentity; readonly target: LaneTarget };
 const log = createLog({ fields: { role: "agent-lane", site: config.site, name: config.name } });
 
-await serveLaneThread(() => openSweepLane({ link: openAgentLink(config, log), ...target }));
+await serveLaneThread(() => openSweepLane({ link: openAgentLink(config, log), log, ...target }));

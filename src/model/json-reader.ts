@@ -18,6 +18,13 @@ export function readText(fields: Fields, name: string): string {
   return value;
 }
 
+/** Bytes as base64, in whatever length the link carries. Decoding is the caller's; what is no base64 there has another length then. */
+export function readBase64(fields: Fields, name: string): string {
+  const value = fields[name];
+  if (typeof value === "string" && /^[A-Za-z0-9+/]*={0,2}$/.test(value)) return value;
+  throw unexpected(name, "base64", value);
+}
+
 /** A name that may become part of a path or a key: letters, digits, dot, dash, underscore; begins with a letter or digit. */
 export function readName(fields: Fields, name: string): string {
   const value = readText(fields, name);

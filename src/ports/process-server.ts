@@ -49,5 +49,8 @@ export interface SourceState {
     readonly remainingBytes: number;
     readonly bytesPerSecond: number;
     readonly etaMs: number;
+    /** Of what was read, what was compared with the replica, and what the replica had already: that was not shipped. */
+    readonly comparedBytes: number;
+    readonly sameBytes: number;
   };
 }

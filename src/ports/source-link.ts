@@ -40,9 +40,38 @@ export interface AgentDisk extends DiskReport {
   readonly fault?: { readonly code: string; readonly message: string; readonly hint?: string };
 }
 
-/** process server → agent: `agent.sweep {groupId, cycle, life, boundMs}`: all frames were sent over the lanes, and flushed. */
+/**
+ * process server → agent: `agent.sweep {groupId, cycle, life, boundMs, compare}`: all frames were sent over the lanes, and flushed.
+ *
+ * `compare`: the disks of which the target has something, with the stripes that it has (a bit each, base64). What is swept of these stripes is compared first.
+ */
 export interface SweepResult {
-  readonly disks: readonly { readonly diskId: string; readonly sweptBytes: number }[];
+  readonly disks: readonly SweptDisk[];
+}
+
+export interface SweptDisk {
+  readonly diskId: string;
+  readonly sweptBytes: number;
+  /** Of them, those that were compared, and those that the target had already. */
+  readonly comparedBytes: number;
+  readonly sameBytes: number;
+}
+
+/** agent → process server → mover: `lane.compare`, `compare.run`: how the replica's pieces differ from those of this run. */
+export interface CompareQuestion {
+  readonly diskId: string;
+  readonly cycle: number;
+  readonly first: number;
+  readonly count: number;
+  /** 16 bytes for each piece of the run, base64. */
+  readonly digests: string;
+}
+
+/** A `Comparison` (src/model/comparison.ts), each part base64. */
+export interface CompareAnswer {
+  readonly pieces: string;
+  readonly salt: string;
+  readonly marks: string;
 }
 
 /**

@@ -5,6 +5,7 @@
 import { Fault } from "#model/fault.ts";
 import type { JsonObject, JsonValue } from "#model/json.ts";
 import {
+  readBase64,
   readList,
   readName,
   readObject,
@@ -16,7 +17,7 @@ import {
 } from "#model/json-reader.ts";
 import type { Handlers, Peer } from "#ports/link.ts";
 import type { Log } from "#ports/log.ts";
-import type { AgentDisk, AgentHello, GroupTask } from "#ports/source-link.ts";
+import type { AgentDisk, AgentHello, CompareQuestion, GroupTask, SweptDisk } from "#ports/source-link.ts";
 
 export interface ConnectedAgent {
   readonly hello: AgentHello;
@@ -43,6 +44,14 @@ export interface ArrivedFrames {
   readonly payload: Uint8Array;
 }
 
+/** A lane asks how blocks differ from the replica's. */
+export interface ArrivedQuestion {
+  readonly machine: string;
+  readonly groupId: string;
+  readonly lane: Peer;
+  readonly question: CompareQuestion;
+}
+
 export interface AgentRegistry {
   get(machine: string): ConnectedAgent | undefined;
   /** What was reported last of the group's disks, connected or not. */
@@ -59,6 +68,8 @@ export interface AgentRegistryOptions {
   readonly tasksOf: (machine: string) => readonly GroupTask[];
   /** Slows the lane down until it settles. A Fault it throws ends the lane. */
   readonly takeFrames: (frames: ArrivedFrames) => Promise<void>;
+  /** Throws what the lane is to hear instead of an answer. */
+  readonly compare: (asked: ArrivedQuestion) => Promise<JsonValue>;
   /** An agent came or went, or has other disks. */
   readonly onChange: (machine: string) => void;
   /** A lane is gone. */
@@ -111,6 +122,17 @@ export function createAgentRegistry(options: AgentRegistryOptions): AgentRegistr
         },
         // Every frame before it was handled: notices and calls are delivered in order.
         "lane.flush": async () => undefined,
+        "lane.compare": async (params) => {
+          if (!isLane) throw new Fault("PROTOCOL_INVALID", "Expected lane.join before a question");
+          const question = {
+            diskId: readName(params, "diskId"),
+            cycle: readWhole(params, "cycle"),
+            first: readWhole(params, "first"),
+            count: readWhole(params, "count"),
+            digests: readBase64(params, "digests"),
+          };
+          return options.compare({ machine, groupId: readName(params, "groupId"), lane: peer, question });
+        },
         frames: async (params, { payload }) => {
           if (!isLane || payload === undefined)
             throw new Fault("PROTOCOL_INVALID", "Expected frames with a payload, on a lane");
@@ -170,6 +192,16 @@ function readHello(params: Fields, machine: string): AgentHello {
     });
   }
   return hello;
+}
+
+/** Of an answer to `agent.sweep`; an older agent compares nothing. */
+export function readSweptDisks(answer: JsonValue): SweptDisk[] {
+  return readList(readObject(answer, "answer"), "disks", (disk) => ({
+    diskId: readName(disk, "diskId"),
+    sweptBytes: readWhole(disk, "sweptBytes"),
+    comparedBytes: disk["comparedBytes"] === undefined ? 0 : readWhole(disk, "comparedBytes"),
+    sameBytes: disk["sameBytes"] === undefined ? 0 : readWhole(disk, "sameBytes"),
+  }));
 }
 
 export function readAgentDisks(fields: Fields): AgentDisk[] {

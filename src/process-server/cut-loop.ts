@@ -9,8 +9,10 @@
  */
 import { isPoint } from "#model/cycle-rules.ts";
 import { Fault, isFault } from "#model/fault.ts";
+import type { JsonValue } from "#model/json.ts";
 import type { AgentDisk, Settlement } from "#ports/source-link.ts";
-import { readAgentDisks } from "./agent-registry.ts";
+import { readAgentDisks, readSweptDisks } from "./agent-registry.ts";
+import { beginCompares, comparable, noteSwept, noteSynced } from "./compare.ts";
 import { isSwept, newCycle, type Cycle } from "./cycle.ts";
 import {
   connectedMembers,
@@ -69,7 +71,12 @@ async function oneStep(group: GroupContext): Promise<number> {
   if (await resyncDisks(group)) return 0;
   const before = await prepare(group, members);
   const remaining = sum(before, (disk) => disk.remainingBytes);
-  if (group.syncTotalBytes === 0) group.syncBeganMs = group.clock.monotonic();
+  noteSynced(group, before);
+  if (group.syncTotalBytes === 0) {
+    group.syncBeganMs = group.clock.monotonic();
+    group.syncComparedBytes = 0;
+    group.syncSameBytes = 0;
+  }
   group.syncTotalBytes = remaining === 0 && !group.cycles.some(isSwept) ? 0 : Math.max(group.syncTotalBytes, remaining);
 
   // The target is asked once before the first cut of our life: it may know more than we do, numbers above all.
@@ -84,8 +91,8 @@ async function oneStep(group: GroupContext): Promise<number> {
     );
     if (group.stream === undefined) return show(group, "connecting", undefined, BLOCKED_PAUSE_MS);
     show(group, "seeding");
-    // The mover takes the frames of two cycles at a time.
-    if (group.cycles.length > 1) return BLOCKED_PAUSE_MS;
+    // The mover takes the frames of two cycles at a time; comparing, only what is committed is there to compare with.
+    if (group.cycles.length > (comparable(group, before).length > 0 ? 0 : 1)) return BLOCKED_PAUSE_MS;
   } else {
     const full = spoolFault(
       group,
@@ -117,7 +124,17 @@ async function runCycle(
   try {
     if (sweep) {
       const boundMs = Math.min(SWEEP_MS_MAX, Math.max(SWEEP_MS_MIN, order.intervalMs));
-      await each(members, "agent.sweep", { groupId, cycle: number, life: group.life, boundMs }, boundMs + SHIP_MS);
+      const compare = await beginCompares(group, cycle, before);
+      stillGood(cycle);
+      const request = {
+        groupId,
+        cycle: number,
+        life: group.life,
+        boundMs,
+        compare: compare.map((disk) => ({ ...disk })),
+      };
+      const answers = await each(members, "agent.sweep", request, boundMs + SHIP_MS);
+      noteSwept(group, answers.flatMap(readSweptDisks));
       stillGood(cycle);
     }
     const cut = await cutWithRetries(group, members, cycle);
@@ -153,9 +170,12 @@ async function runCycle(
     method: string,
     params: Parameters<CutMember["agent"]["call"]>[1],
     timeoutMs: number,
-  ): Promise<void> {
+  ): Promise<readonly JsonValue[]> {
     const answers = await Promise.allSettled(all.map(({ agent }) => agent.call(method, params, timeoutMs)));
-    for (const answer of answers) if (answer.status === "rejected") throw answer.reason;
+    return answers.map((answer) => {
+      if (answer.status === "rejected") throw answer.reason;
+      return answer.value;
+    });
   }
 
   function stillGood(one: Cycle): void {

@@ -24,6 +24,8 @@ export interface DiskCount {
   /** Records on their way or sent, as far as the mover must wait for them. */
   sweepRecords: number;
   deltaRecords: number;
+  /** Swept blocks may be left out, because the target has them: the commit rests on what was there before it. */
+  compared: boolean;
   /** What the deltas say, for the site's cache; undefined once there is too much of it, or a sweep says something too. */
   said: Statement[] | undefined;
 }
@@ -37,7 +39,9 @@ export function addStatements(count: DiskCount, said: readonly Statement[]): voi
 }
 
 export function newCycle(number: number, spool: SpoolCycle, diskIds: readonly string[]): Cycle {
-  const counts = new Map(diskIds.map((diskId) => [diskId, { sweepRecords: 0, deltaRecords: 0, said: [] }]));
+  const counts = new Map(
+    diskIds.map((diskId) => [diskId, { sweepRecords: 0, deltaRecords: 0, compared: false, said: [] }]),
+  );
   return {
     number,
     spool,
@@ -52,7 +56,7 @@ export function newCycle(number: number, spool: SpoolCycle, diskIds: readonly st
 }
 
 export function isSwept(cycle: Cycle): boolean {
-  return [...cycle.counts.values()].some((count) => count.sweepRecords > 0);
+  return [...cycle.counts.values()].some((count) => count.sweepRecords > 0 || count.compared);
 }
 
 export function recordsOf(cycle: Cycle, diskId: string): number {
@@ -64,10 +68,16 @@ export function hasRecords(cycle: Cycle): boolean {
   return [...cycle.counts.keys()].some((diskId) => recordsOf(cycle, diskId) > 0);
 }
 
-/** Swept frames are nowhere but on the wire; a cycle that is still being cut has not been cut. */
+/**
+ * Swept frames are nowhere but on the wire, and what was compared was compared on one stream; a cycle that is still being cut has not
+ * been cut.
+ */
 export function asOpenCycle(cycle: Cycle): OpenCycle {
   const disks = [...cycle.counts]
-    .filter(([diskId]) => recordsOf(cycle, diskId) > 0)
-    .map(([diskId, count]) => ({ diskId, resendable: count.sweepRecords === 0 && cycle.spool.resendable }));
+    .filter(([diskId, count]) => count.compared || recordsOf(cycle, diskId) > 0)
+    .map(([diskId, count]) => ({
+      diskId,
+      resendable: count.sweepRecords === 0 && !count.compared && cycle.spool.resendable,
+    }));
   return { cycle: cycle.number, commitSent: cycle.commitSent, disks };
 }

@@ -61,6 +61,11 @@ export interface GroupContext extends GroupDeps {
   syncTotalBytes: number;
   /** When it began, monotonic. */
   syncBeganMs: number;
+  /** Of what it read, what was compared with the replica, and what the replica had already. */
+  syncComparedBytes: number;
+  syncSameBytes: number;
+  /** Disks of which the target has something that a sweep can be compared with, as far as the stream at hand knows. */
+  readonly comparable: Set<string>;
   /** The last cycle could be no point, so the next one does not wait for its time. */
   cleanCutDue: boolean;
   readonly cutRequests: Set<CutRequest>;
@@ -100,6 +105,9 @@ export function createGroupContext(
     committed: new Set(),
     syncTotalBytes: 0,
     syncBeganMs: 0,
+    syncComparedBytes: 0,
+    syncSameBytes: 0,
+    comparable: new Set(),
     cleanCutDue: true,
     cutRequests: new Set(),
     cutWake: createWake(),

@@ -8,7 +8,9 @@ import { KIND_SWEEP, readFrameRecords } from "#model/frame-record.ts";
 import type { Peer } from "#ports/link.ts";
 import type { SourceState } from "#ports/process-server.ts";
 import type { ReplicationOrder } from "#ports/replication.ts";
-import type { ArrivedFrames } from "./agent-registry.ts";
+import type { JsonValue } from "#model/json.ts";
+import type { ArrivedFrames, ArrivedQuestion } from "./agent-registry.ts";
+import { passQuestion } from "./compare.ts";
 import { runCutLoop } from "./cut-loop.ts";
 import { addStatements, type Cycle } from "./cycle.ts";
 import {
@@ -35,6 +37,8 @@ export interface Group {
   laneClosed(lane: Peer): void;
   /** Slows the lane down. A fault gives the cycle up, it does not end the lane. Throws PROTOCOL_INVALID for what no agent of ours sends. */
   takeFrames(frames: ArrivedFrames): Promise<void>;
+  /** A lane asks how its blocks differ from the replica's. Throws what the lane is to hear instead. */
+  compare(asked: ArrivedQuestion): Promise<JsonValue>;
   cutNow(request: {
     readonly operationId: string;
     readonly timeoutMs: number;
@@ -86,14 +90,12 @@ export function startGroup(
       group.sendWake.wake();
     },
     laneClosed: (lane) => group.stream?.closeLane(lane),
+    async compare(asked) {
+      checkOwner(group, asked.machine, asked.question.diskId);
+      return passQuestion(group, asked);
+    },
     async takeFrames(frames) {
-      const member = group.order.members.find(({ machine }) => machine === frames.machine);
-      if (member?.disks.some((disk) => disk.diskId === frames.diskId) !== true) {
-        throw new Fault(
-          "PROTOCOL_INVALID",
-          `Disk "${frames.diskId}" is not one of "${frames.machine}" in group "${frames.groupId}"`,
-        );
-      }
+      checkOwner(group, frames.machine, frames.diskId);
       const cycle = group.current;
       if (cycle === undefined || cycle.number !== frames.cycle || cycle.fault !== undefined) return; // Given up: nobody counts them.
       try {
@@ -157,7 +159,8 @@ function syncProgress(group: GroupContext): NonNullable<SourceState["sync"]> {
   const seconds = (group.clock.monotonic() - group.syncBeganMs) / 1_000;
   const bytesPerSecond = seconds > 0 ? Math.round((totalBytes - remainingBytes) / seconds) : 0;
   const etaMs = bytesPerSecond > 0 ? Math.round((remainingBytes / bytesPerSecond) * 1_000) : 0;
-  return { totalBytes, remainingBytes, bytesPerSecond, etaMs };
+  const { syncComparedBytes: comparedBytes, syncSameBytes: sameBytes } = group;
+  return { totalBytes, remainingBytes, bytesPerSecond, etaMs, comparedBytes, sameBytes };
 }
 
 /** What we track is relative to one branch: on another, everything is compared. */
@@ -167,6 +170,12 @@ function checkBranch(group: GroupContext): void {
   const reason = `the group goes on on branch "${group.order.branch}", not "${branch}"`;
   const resyncs = Object.fromEntries(diskIdsOf(group.order).map((diskId) => [diskId, reason]));
   group.file.save({ branch: group.order.branch, tails: {}, resyncs });
+}
+
+function checkOwner({ order }: GroupContext, machine: string, diskId: string): void {
+  const member = order.members.find((one) => one.machine === machine);
+  if (member?.disks.some((disk) => disk.diskId === diskId) === true) return;
+  throw new Fault("PROTOCOL_INVALID", `Disk "${diskId}" is not one of "${machine}" in group "${order.groupId}"`);
 }
 
 function streamOf(order: ReplicationOrder): string {

@@ -1,9 +1,11 @@
 /** Our connection to the mover of one group: the session, and one more connection for each sweeping lane of an agent. */
+import { COMPARE_MS } from "#model/comparison.ts";
 import { Fault, isFault } from "#model/fault.ts";
-import { readBoolean, readList, readName, readObject, readText, readWhole } from "#model/json-reader.ts";
-import type { JsonObject } from "#model/json.ts";
+import { readBase64, readBoolean, readList, readName, readObject, readText, readWhole } from "#model/json-reader.ts";
+import type { JsonObject, JsonValue } from "#model/json.ts";
 import type { Link, Peer } from "#ports/link.ts";
 import type { ReplicationOrder } from "#ports/replication.ts";
+import type { CompareQuestion } from "#ports/source-link.ts";
 
 /** What the store has of a disk. `cycle` is the last one with a commit of it. */
 export interface DiskTail {
@@ -14,6 +16,8 @@ export interface DiskTail {
   readonly cycle: number;
   /** Life of the process server for which it was committed; "" if there is none. */
   readonly sourceLife: string;
+  /** The branch has data of this disk. Undefined: an older mover, which compares nothing. */
+  readonly stored: boolean | undefined;
 }
 
 export interface CommitAnswer {
@@ -40,6 +44,10 @@ export interface MoverStream {
   /** Frames of a sweep, on the connection that belongs to the agent's `lane`. */
   relay(lane: Peer, diskId: string, cycle: number, payload: Uint8Array): Promise<void>;
   closeLane(lane: Peer): void;
+  /** The disk is compared in this cycle. Answers the stripes that the replica has, base64. Throws the mover's Fault, PEER_UNREACHABLE, TIMED_OUT. */
+  beginCompare(diskId: string, cycle: number): Promise<string>;
+  /** A question of the agent's `lane`, behind its frames, and the mover's answer. Throws like `beginCompare`. */
+  compare(lane: Peer, params: CompareQuestion): Promise<JsonValue>;
   /** Throws the mover's Fault, PEER_UNREACHABLE, TIMED_OUT. */
   commit(request: JsonObject): Promise<CommitAnswer>;
   close(): void;
@@ -48,6 +56,8 @@ export interface MoverStream {
 /** The mover waits 20 s for a store that fails, and as long for records. */
 const COMMIT_MS = 90_000;
 const OPEN_MS = 60_000;
+/** The mover may have to read the indexes of thousands of commits first. */
+const BEGIN_COMPARE_MS = 300_000;
 
 /** Throws FENCED, PEER_UNREACHABLE, PEER_REJECTED, NOT_FOUND, REFUSED, STORE_…: whatever dialling and the mover say. */
 export async function openMoverStream(
@@ -92,6 +102,7 @@ export async function openMoverStream(
       commitHash: String(disk["commitHash"] ?? ""),
       cycle: readWhole(disk, "cycle"),
       sourceLife: String(disk["sourceLife"] ?? ""),
+      stored: typeof disk["stored"] === "boolean" ? disk["stored"] : undefined,
     }));
     return {
       storeId: answer["storeId"] === undefined ? "" : readText(answer, "storeId"),
@@ -103,12 +114,18 @@ export async function openMoverStream(
       closed,
       send: (diskId, cycle, payload) => peer.notify("frames", { streamId, diskId, cycle }, payload),
       async relay(lane, diskId, cycle, payload) {
-        let mine = lanes.get(lane);
-        if (mine === undefined) {
-          mine = openLane(streamId);
-          lanes.set(lane, mine);
-        }
-        await (await mine).notify("frames", { streamId, diskId, cycle }, payload);
+        const mine = await laneOf(lane, streamId);
+        await mine.notify("frames", { streamId, diskId, cycle }, payload);
+      },
+      async beginCompare(diskId, cycle) {
+        const params = { streamId, diskId, cycle };
+        const begun = await peer.call("compare.begin", params, { timeoutMs: BEGIN_COMPARE_MS });
+        return readBase64(readObject(begun, "comparison"), "stripes");
+      },
+      async compare(lane, { diskId, cycle, first, count, digests }) {
+        const mine = await laneOf(lane, streamId);
+        const params = { streamId, diskId, cycle, first, count, digests };
+        return mine.call("compare.run", params, { timeoutMs: COMPARE_MS });
       },
       closeLane,
       async commit(params) {
@@ -133,6 +150,12 @@ export async function openMoverStream(
   } catch (error) {
     peer.close();
     throw error;
+  }
+
+  function laneOf(lane: Peer, streamId: string): Promise<Peer> {
+    let mine = lanes.get(lane);
+    if (mine === undefined) lanes.set(lane, (mine = openLane(streamId)));
+    return mine;
   }
 
   async function openLane(streamId: string): Promise<Peer> {

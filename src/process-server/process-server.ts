@@ -58,6 +58,11 @@ export async function startProcessServer(options: ProcessServerOptions): Promise
       if (group === undefined) throw new Fault("PROTOCOL_INVALID", `There is no order for group "${frames.groupId}"`);
       await group.takeFrames(frames);
     },
+    async compare(asked) {
+      const group = groups.get(asked.groupId);
+      if (group === undefined) throw new Fault("PROTOCOL_INVALID", `There is no order for group "${asked.groupId}"`);
+      return group.compare(asked);
+    },
     onChange: (machine) => {
       for (const group of groups.values()) group.agentChanged(machine);
     },

@@ -10,6 +10,7 @@
 import { reconcile } from "#model/cycle-rules.ts";
 import { Fault, isFault } from "#model/fault.ts";
 import type { JsonObject } from "#model/json.ts";
+import { noteStored } from "./compare.ts";
 import { asOpenCycle, recordsOf, type Cycle } from "./cycle.ts";
 import { diskIdsOf, fence, giveUp, isFenced, reportedDisks, type GroupContext } from "./group-context.ts";
 import { openMoverStream, type CommitAnswer, type MoverStream } from "./mover-stream.ts";
@@ -146,6 +147,7 @@ async function openStream(group: GroupContext): Promise<MoverStream> {
       ),
     );
   }
+  noteStored(group, stream);
   await rememberRepeats(group, stream.tails);
   group.log.info("The target takes the group's stream", {
     cycle: file.memory.cycle,

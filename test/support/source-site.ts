@@ -187,7 +187,9 @@ async function startMachine(options: {
           return tap;
         },
         startLane: (target) =>
-          threads ? startLaneThread(main("agent-lane"), config, target) : openSweepLane({ link, ...target }),
+          threads
+            ? startLaneThread(main("agent-lane"), config, target)
+            : openSweepLane({ link, log: testLog.child({ role: "lane", machine: name }), ...target }),
         laneCount: 2,
         reportMs: 300,
         clock: systemClock,
