@@ -251,6 +251,7 @@ async function startMachine(options: {
             !(
               error instanceof ConnectionLost ||
               code === "ECONNREFUSED" ||
+              code === "ECONNRESET" ||
               code === "ENOENT" ||
               error instanceof TypeError
             )
