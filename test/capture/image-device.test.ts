@@ -125,6 +125,25 @@ test("trimmed megabytes take no room any more, where the file system can do that
   if (canPunch) assert.ok(blocks * 512 <= size - (4 << 20), `${blocks} blocks`);
 });
 
+test("zeroes that may be a hole take no room in a new image, and are zeroes in an old one", async () => {
+  const path = join(folder, "sparse.img");
+  writeFileSync(path, "");
+  truncateSync(path, 8 << 20);
+  const fresh = await openImage(path);
+  for (let at = 0; at < 8 << 20; at += 65_536) await fresh.zero(at, 65_536, { mayTrim: true, fua: true });
+  await fresh.zero(512, 3 << 20, { mayTrim: true });
+  assert.equal(statSync(path).blocks, 0);
+  await fresh.zero(0, 65_536, { mayTrim: false });
+  assert.equal(statSync(path).blocks * 512, 65_536, "whoever wants the room has it");
+  await fresh.close();
+
+  const written = image(2 << 20);
+  const device = await openImage(written);
+  await device.zero(1000, 65_536, { mayTrim: true });
+  await device.close();
+  assert.ok(readFileSync(written).equals(patterned(2 << 20).fill(0, 1000, 66_536)));
+});
+
 test("a flush that failed stays failed, for FUA too, and a full disk has its own code", async () => {
   let failing = true;
   let full = false;

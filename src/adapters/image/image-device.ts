@@ -7,7 +7,8 @@
  * - `flush` is `fdatasync` in the thread pool; flushes that arrive while one runs share the next one.
  * - **A flush that failed stays failed.** The kernel reports a lost write once and then forgets it, so a later fdatasync would lie.
  * - Zeroes are written; holes are punched by `fallocate` (util-linux) for large ranges, because Node cannot. Where it cannot either,
- *   TRIM does nothing, which is allowed.
+ *   TRIM does nothing, which is allowed. What may be a hole is written only where it is not zero already: a sparse disk that is copied into a new
+ *   image stays sparse.
  */
 import { execFile } from "node:child_process";
 import {
@@ -261,15 +262,28 @@ function createImageDevice(image: OpenedImage): BlockDevice {
     punching = mine;
     punchable = await mine;
     if (!punchable) return false;
-    if (start > offset) writeAll(ZEROES.subarray(0, start - offset), offset);
-    if (offset + length > end) writeAll(ZEROES.subarray(0, offset + length - end), end);
+    if (start > offset) await zeroUnlessZero(offset, start - offset);
+    if (offset + length > end) await zeroUnlessZero(end, offset + length - end);
     return true;
+  }
+
+  /** Where it is zero already nothing is written: a hole stays one. */
+  async function zeroUnlessZero(offset: number, length: number): Promise<void> {
+    const zeroes = ZEROES.subarray(0, length);
+    const now = Buffer.allocUnsafe(length);
+    await readInPool(now, offset);
+    if (!now.equals(zeroes)) writeAll(zeroes, offset);
   }
 
   async function zeroSlowly(offset: number, length: number, mayTrim: boolean): Promise<void> {
     if (mayTrim && (await punch(offset, length))) return;
     for (let at = 0; at < length; at += ZEROES.length) {
-      writeAll(ZEROES.subarray(0, Math.min(ZEROES.length, length - at)), offset + at);
+      const piece = Math.min(ZEROES.length, length - at);
+      if (mayTrim) {
+        await zeroUnlessZero(offset + at, piece);
+        continue;
+      }
+      writeAll(ZEROES.subarray(0, piece), offset + at);
       await new Promise((next) => setImmediate(next)); // Others want their turn.
     }
   }
@@ -297,7 +311,7 @@ function createImageDevice(image: OpenedImage): BlockDevice {
     },
     flush,
     zero(offset, length, options) {
-      if (length <= ZEROES.length) {
+      if (length <= ZEROES.length && options?.mayTrim !== true) {
         writeAll(ZEROES.subarray(0, length), offset);
         return options?.fua === true ? flush() : undefined;
       }
