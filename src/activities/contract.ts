@@ -215,6 +215,8 @@ export interface WatchReplicaInput {
 export interface WatchReplicaResult {
   readonly export?: ExportStatus;
   readonly machinesOff: readonly string[];
+  /** Those of them whose process died; absent while the hypervisor could not be asked, or cannot tell. */
+  readonly machinesDied?: readonly string[];
   readonly uncommittedSinceMs: number;
   readonly fault?: FaultJson;
 }

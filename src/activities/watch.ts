@@ -110,18 +110,20 @@ export async function watchReplica(
   const end = clock.monotonic() + input.windowMs;
   let { uncommittedSinceMs, writtenBytes, barrier } = input;
   let status: ExportStatus | undefined;
-  let machinesOff = input.known.machinesOff;
+  let { machinesOff } = input.known;
+  let machinesDied: readonly string[] | undefined;
   let failures = 0;
   const result = (fault?: Fault): WatchReplicaResult => ({
     ...(status === undefined ? {} : { export: status }),
     machinesOff,
+    ...(machinesDied === undefined ? {} : { machinesDied }),
     uncommittedSinceMs,
     ...(fault === undefined ? {} : { fault: fault.toJSON() }),
   });
   for (;;) {
     try {
       status = await answered(masterTarget.exportStatus({ operationId: input.operationId }), clock);
-      machinesOff = await answered(off(hypervisor, input.machines), clock);
+      ({ machinesOff, machinesDied } = await answered(lookAtMachines(hypervisor, input.machines), clock));
       failures = 0;
     } catch (error) {
       if (!isFault(error)) throw error;
@@ -143,17 +145,27 @@ export async function watchReplica(
   }
 }
 
-async function off(hypervisor: Hypervisor, machines: WatchReplicaInput["machines"]): Promise<readonly string[]> {
-  const names: string[] = [];
+async function lookAtMachines(
+  hypervisor: Hypervisor,
+  machines: WatchReplicaInput["machines"],
+): Promise<{ readonly machinesOff: readonly string[]; readonly machinesDied: readonly string[] | undefined }> {
+  const machinesOff: string[] = [];
+  const machinesDied: string[] = [];
+  let told = true;
   for (const { name, machineId } of machines) {
     try {
-      if ((await hypervisor.inspect(machineId)).power === "off") names.push(name);
+      const { power, wentOff } = await hypervisor.inspect(machineId);
+      if (power !== "off") continue;
+      machinesOff.push(name);
+      if (wentOff === "died") machinesDied.push(name);
+      else if (wentOff === undefined) told = false;
     } catch (error) {
       if (!isFault(error, "NOT_FOUND")) throw error;
-      names.push(name);
+      machinesOff.push(name);
+      told = false;
     }
   }
-  return names;
+  return { machinesOff, machinesDied: told ? machinesDied : undefined };
 }
 
 /** The answer, or TIMED_OUT; or the cancellation of this activity. */

@@ -15,6 +15,7 @@ import type {
   OperationStarted,
   OperationState,
   ReplicationPolicy,
+  SetAside,
 } from "../workflows/messages.ts";
 
 // What the CLI and the demo read of an answer; they know the API only.
@@ -109,6 +110,43 @@ export interface ChangePointBody extends MoveBody {
   readonly point: string;
 }
 
+export interface UnprotectBody extends MoveBody {
+  /** A committed group's machines are shut down and removed; what they wrote stays in the store. */
+  readonly stopReplica?: boolean;
+}
+
+export interface DryRunBody {
+  readonly move: "failover" | "planned-failover" | "change-point" | "commit" | "undo" | "test-failover" | "unprotect";
+  readonly point?: string;
+  readonly sourceLost?: boolean;
+  readonly stopReplica?: boolean;
+}
+
+/** What a move would do now. */
+export interface DryRun {
+  readonly group: string;
+  readonly move: DryRunBody["move"];
+  readonly phase: GroupPhase;
+  /** Why it is not allowed now; absent when it is. */
+  readonly refusal?: { readonly message: string; readonly hint: string };
+  /** As they will be shown while it runs. */
+  readonly steps: readonly string[];
+  /** The point that it would take. */
+  readonly point?: {
+    readonly id: string;
+    readonly cutAt: string;
+    readonly ageMs: number;
+    readonly branch: string;
+    readonly consistency: string;
+    readonly grade: string;
+  };
+  /** A failover: how much of what was written is lost; null when that is not known. */
+  readonly lossMs?: number | null;
+  readonly setsAside?: SetAside;
+  /** What a person should know before saying yes. */
+  readonly warnings: readonly string[];
+}
+
 /** `leeward failover` alone. */
 export interface FailoverCandidate {
   readonly group: string;
@@ -122,6 +160,8 @@ export interface FailoverCandidate {
   }[];
   readonly blockers: readonly string[];
   readonly command: string;
+  /** Every move that is allowed now, as it is typed; `command` first where that is one. */
+  readonly commands: readonly string[];
 }
 
 export interface AgentView {
@@ -143,7 +183,9 @@ export interface ApiClient {
   bookmark(group: string, name: string): Promise<RecoveryPoint>;
   pause(group: string): Promise<GroupView>;
   resume(group: string): Promise<GroupView>;
-  unprotect(group: string): Promise<OperationStarted>;
+  unprotect(group: string, body?: UnprotectBody & { readonly operationId?: string }): Promise<OperationStarted>;
+  /** Changes nothing. */
+  dryRun(group: string, body: DryRunBody): Promise<DryRun>;
   failover(group: string, body: FailoverBody & { readonly operationId?: string }): Promise<OperationStarted>;
   /** What ran since the failover becomes a kept branch, and the group goes on from the other point. */
   changePoint(group: string, body: ChangePointBody & { readonly operationId?: string }): Promise<LeaveStarted>;

@@ -9,6 +9,7 @@ import type { RecoveryPoint } from "#ports/replication.ts";
 import type { GroupState } from "../workflows/messages.ts";
 import type { FailoverCandidate } from "./contract.ts";
 import type { ApiDependencies } from "./dependencies.ts";
+import { moveFacts } from "./dry-run.ts";
 import { lineOf, look, lookAtGroup, siteAccess } from "./sites.ts";
 
 export async function failoverCandidate(dependencies: ApiDependencies, state: GroupState): Promise<FailoverCandidate> {
@@ -17,14 +18,7 @@ export async function failoverCandidate(dependencies: ApiDependencies, state: Gr
     lookAtGroup(dependencies, state),
     look(dependencies, () => masterTarget.listPoints({ groupId: state.groupId, ...lineOf(state) })),
   ]);
-  const connected = live.progress?.connected ?? state.progress?.connected;
-  const facts = {
-    name: state.name,
-    phase: state.phase,
-    conditions: state.conditions,
-    hasPoint: (points?.length ?? 0) > 0,
-    sourceConnected: connected,
-  };
+  const facts = moveFacts(dependencies, state, live, (points?.length ?? 0) > 0);
   const planned = refusalOf(facts, "planned-failover");
   const forced = refusalOf(facts, "failover", { sourceLost: true });
   const blockers = [
@@ -36,15 +30,25 @@ export async function failoverCandidate(dependencies: ApiDependencies, state: Gr
       : [`${forced.message}. ${forced.hint}`]),
   ];
   const command = planned === undefined ? "--planned" : forced === undefined ? "--source-lost" : undefined;
+  const moves = state.allowedOperations.flatMap((operation) => COMMANDS[operation]?.(state.name) ?? []);
+  const first =
+    command === undefined ? `leeward group show ${state.name}` : `leeward failover ${state.name} ${command} --yes`;
   return {
     group: state.name,
     phase: state.phase,
     points: newestOfEachGrade(points ?? [], dependencies.clock.now()),
     blockers,
-    command:
-      command === undefined ? `leeward group show ${state.name}` : `leeward failover ${state.name} ${command} --yes`,
+    command: first,
+    commands: command === undefined ? moves : [first, ...moves],
   };
 }
+
+/** How a move is typed. Failovers are not here: which one is right depends on the source. */
+const COMMANDS: Readonly<Record<string, (group: string) => string>> = {
+  "change-point": (group) => `leeward change-point ${group} --point POINT`,
+  commit: (group) => `leeward commit ${group}`,
+  undo: (group) => `leeward undo ${group}`,
+};
 
 function newestOfEachGrade(points: readonly RecoveryPoint[], nowMs: number): FailoverCandidate["points"] {
   const bookmark = points.filter((point) => point.name !== undefined).toSorted((a, b) => b.barrier - a.barrier)[0];

@@ -4,18 +4,15 @@
  */
 import { runsAtTarget } from "#model/group-phase.ts";
 import type { HealthReason } from "#model/health.ts";
-import type { ExportStatus } from "#ports/master-target.ts";
 import type { SourceState } from "#ports/process-server.ts";
-import type { GroupProgress, RecoveryPoint } from "#ports/replication.ts";
+import type { RecoveryPoint } from "#ports/replication.ts";
 import type { GroupState } from "../workflows/messages.ts";
 import type { GroupView } from "./contract.ts";
+import type { ApiDependencies } from "./dependencies.ts";
+import { lookAtGroup, type LiveFacts } from "./sites.ts";
 
-/** Seen just now; what could not be asked is left out. */
-export interface LiveFacts {
-  readonly progress?: GroupProgress;
-  readonly newestPoint?: RecoveryPoint;
-  readonly source?: SourceState;
-  readonly replica?: ExportStatus;
+export async function viewOf(dependencies: ApiDependencies, state: GroupState): Promise<GroupView> {
+  return groupView(state, await lookAtGroup(dependencies, state), dependencies.clock.now());
 }
 
 export function groupView(state: GroupState, live: LiveFacts, nowMs: number): GroupView {

@@ -117,9 +117,17 @@ export function addRoutes(app: OpenAPIHono, service: ApiService): void {
     method: post,
     path: "/v1/groups/{name}/unprotect",
     summary: "End protection; the store keeps what it has",
-    body: bodies.operation,
+    body: bodies.unprotect,
     answers: answers.started,
     handle: ({ params, body }) => service.unprotect(params["name"]!, body),
+  });
+  add({
+    method: post,
+    path: "/v1/groups/{name}/dry-run",
+    summary: "What a move would do now: its steps, its point, what it sets aside, what keeps it from being done",
+    body: bodies.dryRun,
+    answers: answers.dryRun,
+    handle: ({ params, body }) => service.dryRun(params["name"]!, body),
   });
   add({
     method: post,

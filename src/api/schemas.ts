@@ -3,6 +3,7 @@
  * not checked: they come from our own types (contract.ts), and fields that are not described here pass.
  */
 import { z } from "@hono/zod-openapi";
+import { DRY_MOVES } from "./dry-run.ts";
 
 const count = z.number().int().nonnegative();
 const port = z.number().int().min(0).max(65_535);
@@ -57,6 +58,24 @@ export const bodies = {
     })
     .openapi("Failover"),
   move: z.object({ operationId, note: text.exactOptional() }).openapi("Move"),
+  unprotect: z
+    .object({
+      operationId,
+      note: text.exactOptional(),
+      stopReplica: z
+        .boolean()
+        .exactOptional()
+        .describe("A committed group's machines are shut down and removed; what they wrote stays in the store"),
+    })
+    .openapi("Unprotect"),
+  dryRun: z
+    .object({
+      move: z.enum(DRY_MOVES),
+      point: text.exactOptional(),
+      sourceLost: z.boolean().exactOptional(),
+      stopReplica: z.boolean().exactOptional(),
+    })
+    .openapi("DryRunRequest"),
   changePoint: z
     .object({
       operationId,
@@ -170,6 +189,19 @@ const setAside = z.looseObject({
 });
 
 export const answers = {
+  dryRun: z
+    .looseObject({
+      group: z.string(),
+      move: z.enum(DRY_MOVES),
+      phase: z.string(),
+      refusal: z.looseObject({ message: z.string(), hint: z.string() }).optional(),
+      steps: z.array(z.string()),
+      point: z.looseObject({ id: z.string(), cutAt: z.string(), ageMs: count, branch: z.string() }).optional(),
+      lossMs: count.nullable().optional(),
+      setsAside: setAside.optional(),
+      warnings: z.array(z.string()),
+    })
+    .openapi("DryRun"),
   status: z
     .looseObject({
       version: z.string(),
@@ -202,6 +234,7 @@ export const answers = {
       points: z.array(z.looseObject({})),
       blockers: z.array(z.string()),
       command: z.string(),
+      commands: z.array(z.string()),
     }),
   ),
   agents: z.array(z.looseObject({ machine: z.string(), site: z.string(), connected: z.boolean() })),

@@ -2,24 +2,21 @@
  * What the API does, without HTTP: one method per question and command of the contract. Commands are idempotent by operation id, and checked
  * by the group's own workflow: what is decided here is only who is asked, and how the answer reads.
  */
-import { Fault, isFault } from "#model/fault.ts";
+import { Fault } from "#model/fault.ts";
 import { selectPoint } from "#model/point-selector.ts";
 import type { RecoveryPoint } from "#ports/replication.ts";
-import { groupWorkflowId, type GroupState, type Operation, type OperationState } from "../workflows/messages.ts";
-import type { ApiClient, ChangePointBody, GroupView, MoveBody, RoleView, StatusView } from "./contract.ts";
+import { groupWorkflowId, type GroupState, type Operation } from "../workflows/messages.ts";
+import type { ApiClient, ChangePointBody, GroupView, MoveBody, UnprotectBody } from "./contract.ts";
 import type { ApiDependencies } from "./dependencies.ts";
+import { dryRun } from "./dry-run.ts";
 import { failoverCandidate } from "./failover-candidate.ts";
 import { assertSelectable, pointsOf } from "./group-points.ts";
-import { groupView } from "./group-view.ts";
-import {
-  checkGroupName,
-  checkOperationId,
-  groupOfOperation,
-  newOperationId,
-  type OperationKind,
-} from "./operation-id.ts";
+import { groupDirectory } from "./group-directory.ts";
+import { viewOf } from "./group-view.ts";
+import { checkGroupName, checkOperationId, newOperationId, type OperationKind } from "./operation-id.ts";
 import { planProtection } from "./protect.ts";
-import { look, lookAtAgents, lookAtGroup, siteAccess } from "./sites.ts";
+import { look, lookAtAgents, siteAccess } from "./sites.ts";
+import { statusOf } from "./status.ts";
 
 /** How often a long poll looks. */
 const POLL_MS = 200;
@@ -45,7 +42,7 @@ export interface ApiService extends Omit<
   bookmark(group: string, body: { readonly name: string } & Identified): Promise<RecoveryPoint>;
   pause(group: string, body: Identified): Promise<GroupView>;
   resume(group: string, body: Identified): Promise<GroupView>;
-  unprotect(group: string, body: Identified): ReturnType<ApiClient["unprotect"]>;
+  unprotect(group: string, body: UnprotectBody & Identified): ReturnType<ApiClient["unprotect"]>;
   changePoint(group: string, body: ChangePointBody & Identified): ReturnType<ApiClient["changePoint"]>;
   commit(group: string, body: MoveBody & Identified): ReturnType<ApiClient["commit"]>;
   undo(group: string, body: MoveBody & Identified): ReturnType<ApiClient["undo"]>;
@@ -63,159 +60,27 @@ export interface ApiService extends Omit<
 
 /** `by` is stamped on every operation. */
 export function createApiService(dependencies: ApiDependencies, by = "operator"): ApiService {
-  const { workflows, sites, clock, random, log } = dependencies;
+  const { workflows, sites, clock, random } = dependencies;
+  const directory = groupDirectory(dependencies);
+  const view = (state: GroupState): Promise<GroupView> => viewOf(dependencies, state);
 
   const identify = (group: string, kind: OperationKind, given: string | undefined): Operation => ({
     operationId: given === undefined ? newOperationId(group, kind, random) : checkOperationId(given),
     by,
   });
 
-  async function viewOf(state: GroupState): Promise<GroupView> {
-    return groupView(state, await lookAtGroup(dependencies, state), clock.now());
-  }
-
-  /** Visibility lags behind a start by a moment, and may be away: control's own orders know most groups too. */
-  async function groupIds(): Promise<readonly string[]> {
-    const known = dependencies.orders().map((order) => order.groupId);
-    try {
-      return [...new Set([...(await workflows.groupIds()), ...known])].sort();
-    } catch (error) {
-      if (!isFault(error) || known.length === 0) throw error;
-      log.warn("Temporal's list of groups is not to be had", { fault: error });
-      return known.toSorted();
-    }
-  }
-
-  /** Groups that exist or that something still happens to. */
-  async function states(): Promise<readonly GroupState[]> {
-    return (await lookAtGroups()).states;
-  }
-
-  /** Also the groups whose workflows cannot be asked: one of them must not keep anybody from the others. */
-  async function lookAtGroups(): Promise<{
-    readonly states: readonly GroupState[];
-    readonly broken: readonly Fault[];
-  }> {
-    const broken: Fault[] = [];
-    const all = await Promise.all(
-      (await groupIds()).map(async (groupId) => {
-        try {
-          return await workflows.state(groupId);
-        } catch (error) {
-          if (isFault(error, "NOT_FOUND")) return undefined; // Ended between the list and the question.
-          if (!isFault(error, "OPERATION_FAILED")) throw error;
-          broken.push(error);
-          return undefined;
-        }
-      }),
-    );
-    return { states: all.filter((state) => state !== undefined).filter(isShown), broken };
-  }
-
-  async function operationIn(operationId: string): Promise<OperationState> {
-    const group = groupOfOperation(operationId);
-    const candidates = group === undefined ? await groupIds() : [group];
-    for (const groupId of candidates) {
-      try {
-        const found = (await workflows.state(groupId)).operations.find((one) => one.operationId === operationId);
-        if (found !== undefined) return found;
-      } catch (error) {
-        if (!isFault(error, "NOT_FOUND")) throw error;
-      }
-    }
-    throw new Fault("NOT_FOUND", `No operation "${operationId}"`, {
-      details: { operationId },
-      hint: "See `leeward operation list`",
-    });
-  }
-
-  /** Only what started machines can have left one behind. */
-  async function replicaOperation(operationId: string): Promise<OperationState> {
-    const operation = await operationIn(checkOperationId(operationId));
-    if (operation.kind === "failover" || operation.kind === "changePoint") return operation;
-    throw new Fault(
-      "REFUSED",
-      `Operation "${operationId}" is a ${operation.kind}, expected a failover or a change of point`,
-      { details: { operationId } },
-    );
-  }
-
-  async function roles(): Promise<readonly RoleView[]> {
-    const connected = dependencies.connected();
-    const listed = connected.map(({ identity, connectedAtMs }) => ({
-      site: identity.site,
-      role: identity.role as string,
-      name: identity.name,
-      connected: true,
-      connectedAt: new Date(connectedAtMs).toISOString(),
-    }));
-    const agents = (await lookAtAgents(dependencies)).map((agent) => ({
-      site: agent.site,
-      role: "agent",
-      name: agent.machine,
-      connected: agent.connected,
-    }));
-    const seen: readonly RoleView[] = [...listed, ...agents];
-    const absent = dependencies.enrolment
-      .enrolled()
-      .filter(
-        ({ site, role, name }) => !seen.some((one) => one.site === site && one.role === role && one.name === name),
-      )
-      .map(({ site, role, name }) => ({ site, role, name, connected: false }));
-    return [...seen, ...absent].sort((a, b) =>
-      `${a.site}/${a.role}/${a.name}`.localeCompare(`${b.site}/${b.role}/${b.name}`),
-    );
-  }
-
-  async function groupViews(): Promise<readonly GroupView[]> {
-    return await Promise.all((await states()).map(viewOf));
-  }
-
-  /** A status must say what is wrong even when groups cannot be asked. */
-  async function groupsOrProblem(): Promise<Pick<StatusView, "groups" | "problems">> {
-    const problem = ({ code, message, hint }: Fault): StatusView["problems"][number] => ({
-      code,
-      message,
-      ...(hint === undefined ? {} : { hint }),
-    });
-    try {
-      const { states: good, broken } = await lookAtGroups();
-      return { groups: await Promise.all(good.map(viewOf)), problems: broken.map(problem) };
-    } catch (error) {
-      if (!isFault(error)) throw error;
-      return { groups: [], problems: [problem(error)] };
-    }
-  }
-
   return {
-    async status() {
-      const [temporalReachable, redisReachable, roleViews, listed] = await Promise.all([
-        workflows.reachable(),
-        dependencies.redisReachable(),
-        roles(),
-        groupsOrProblem(),
-      ]);
-      return {
-        version: dependencies.version,
-        roles: roleViews,
-        temporal: {
-          reachable: temporalReachable,
-          ...(dependencies.temporalUiUrl === undefined ? {} : { uiUrl: dependencies.temporalUiUrl }),
-        },
-        redis: { reachable: redisReachable },
-        ...listed,
-      };
-    },
+    status: () => statusOf(dependencies, directory),
 
-    groups: groupViews,
+    groups: async () => await Promise.all((await directory.states()).map(view)),
 
-    group: async (name) => await viewOf(await workflows.state(checkGroupName(name))),
+    group: async (name) => await view(await workflows.state(checkGroupName(name))),
 
     async protect(body) {
       const operation = identify(checkGroupName(body.name), "protect", body.operationId);
       const request = await planProtection(dependencies, { ...body, ...operation });
       const started = await workflows.protect(request);
-      return { ...started, group: await viewOf(await workflows.state(request.groupId)) };
+      return { ...started, group: await view(await workflows.state(request.groupId)) };
     },
 
     points: async (name) => await pointsOf(dependencies, await workflows.state(checkGroupName(name))),
@@ -230,16 +95,21 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
 
     async pause(name, body) {
       await workflows.update(checkGroupName(name), "pause", identify(name, "pause", body.operationId));
-      return await viewOf(await workflows.state(name));
+      return await view(await workflows.state(name));
     },
 
     async resume(name, body) {
       await workflows.update(checkGroupName(name), "resume", identify(name, "resume", body.operationId));
-      return await viewOf(await workflows.state(name));
+      return await view(await workflows.state(name));
     },
 
-    unprotect: async (name, body) =>
-      await workflows.update(checkGroupName(name), "unprotect", identify(name, "unprotect", body.operationId)),
+    unprotect: async (name, { operationId, ...body }) =>
+      await workflows.update(checkGroupName(name), "unprotect", {
+        ...identify(name, "unprotect", operationId),
+        ...body,
+      }),
+
+    dryRun: async (name, body) => await dryRun(dependencies, await workflows.state(checkGroupName(name)), body),
 
     async failover(name, { mode, point = "latest", sourceLost = false, operationId, ...more }) {
       if (mode === "planned" && sourceLost)
@@ -266,7 +136,7 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
     async commit(name, { operationId, ...body }) {
       const request = { ...identify(checkGroupName(name), "commit", operationId), ...body };
       await workflows.update(name, "commit", request);
-      return await viewOf(await workflows.state(name));
+      return await view(await workflows.state(name));
     },
 
     undo: async (name, { operationId, ...body }) =>
@@ -291,14 +161,14 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
     },
 
     async operations() {
-      const all = (await states()).flatMap((state) => state.operations);
+      const all = (await directory.states()).flatMap((state) => state.operations);
       return all.toSorted((a, b) => b.startedAtMs - a.startedAtMs);
     },
 
     async operation(operationId, { waitMs = 0 } = {}) {
       const deadline = clock.monotonic() + Math.min(waitMs, WAIT_MS_MAX);
       for (;;) {
-        const state = await operationIn(checkOperationId(operationId));
+        const state = await directory.operation(checkOperationId(operationId));
         const left = deadline - clock.monotonic();
         if (state.state !== "running" || left <= 0) return state;
         await clock.sleep(Math.min(POLL_MS, left));
@@ -306,7 +176,7 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
     },
 
     async cancelOperation(operationId) {
-      const operation = await operationIn(checkOperationId(operationId));
+      const operation = await directory.operation(checkOperationId(operationId));
       if (operation.state !== "running") {
         throw new Fault("REFUSED", `Operation "${operationId}" is ${operation.state}, it cannot be cancelled`, {
           details: { operationId },
@@ -323,19 +193,19 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
         );
       }
       await workflows.cancel(operation.workflowId);
-      return await operationIn(operationId);
+      return await directory.operation(operationId);
     },
 
     async retryOperation(replicaId, { operationId, ...body } = {}) {
-      const { groupId } = await replicaOperation(replicaId);
+      const { groupId } = await directory.replicaOperation(replicaId);
       return await workflows.update(groupId, "retryMembers", { ...identify(groupId, "retry", operationId), ...body });
     },
 
     async skipOperation(replicaId, { operationId } = {}) {
-      const { groupId } = await replicaOperation(replicaId);
+      const { groupId } = await directory.replicaOperation(replicaId);
       const request = identify(groupId, "skip", operationId);
       await workflows.update(groupId, "skipMembers", request);
-      return await operationIn(request.operationId);
+      return await directory.operation(request.operationId);
     },
 
     async openExport(name, { point = "latest", writable = false, operationId }) {
@@ -357,7 +227,7 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
           (one) => one.operationId === operationId,
         );
         if (found === undefined) continue;
-        const owner = await look(dependencies, () => operationIn(operationId));
+        const owner = await look(dependencies, () => directory.operation(operationId));
         if (owner !== undefined || found.mode === "read-write") {
           throw new Fault("REFUSED", `Export "${operationId}" belongs to machines that run on it`, {
             details: { operationId },
@@ -371,7 +241,7 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
     },
 
     failoverCandidates: async () =>
-      await Promise.all((await states()).map((state) => failoverCandidate(dependencies, state))),
+      await Promise.all((await directory.states()).map((state) => failoverCandidate(dependencies, state))),
 
     agents: () => lookAtAgents(dependencies),
 
@@ -409,8 +279,4 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
 
     powerOffMachine: async (site, machineId) => await siteAccess(dependencies, site).hypervisor.powerOff(machineId),
   };
-}
-
-function isShown(state: GroupState): boolean {
-  return state.phase !== "unprotected" || state.operations.some((operation) => operation.state === "running");
 }

@@ -1,11 +1,12 @@
 /** Asking sites: which one, and what they say right now without letting one that hangs hold up the answer. */
 import { Fault, isFault } from "#model/fault.ts";
 import { runsAtTarget } from "#model/group-phase.ts";
-import type { ProcessServer } from "#ports/process-server.ts";
+import type { ExportStatus } from "#ports/master-target.ts";
+import type { ProcessServer, SourceState } from "#ports/process-server.ts";
+import type { GroupProgress, RecoveryPoint } from "#ports/replication.ts";
 import type { GroupState } from "../workflows/messages.ts";
 import type { AgentView } from "./contract.ts";
 import type { ApiDependencies, SiteAccess } from "./dependencies.ts";
-import type { LiveFacts } from "./group-view.ts";
 
 /** A look is for a person who waits; what takes longer is left out. */
 const LOOK_MS = 2_500;
@@ -38,6 +39,14 @@ export async function look<T>(dependencies: ApiDependencies, ask: () => Promise<
   } finally {
     stop.abort();
   }
+}
+
+/** Seen just now; what could not be asked is left out. */
+export interface LiveFacts {
+  readonly progress?: GroupProgress;
+  readonly newestPoint?: RecoveryPoint;
+  readonly source?: SourceState;
+  readonly replica?: ExportStatus;
 }
 
 /** What a group's sites say about it right now. */

@@ -3,8 +3,8 @@ import type { Command } from "commander";
 import { Fault } from "#model/fault.ts";
 import type { RecoveryPoint } from "../api/contract.ts";
 import type { GroupView, StatusView } from "../api/contract.ts";
-import { confirm } from "./confirm.ts";
 import { globalOptions, outputOf, parseDuration, type CliDependencies, type WaitOptions } from "./context.ts";
+import { beforeMove } from "./dry-run.ts";
 import { duration, size, table } from "./output.ts";
 import { startAndWatch } from "./watch-operation.ts";
 
@@ -17,6 +17,12 @@ interface ProtectOptions extends WaitOptions {
   readonly forward: readonly string[];
   readonly cpus?: string;
   readonly memory?: string;
+}
+
+interface UnprotectOptions extends WaitOptions {
+  readonly stopReplica?: boolean;
+  readonly dryRun?: boolean;
+  readonly yes?: boolean;
 }
 
 export function addGroupCommands(program: Command, { client, stop }: CliDependencies): void {
@@ -99,13 +105,19 @@ export function addGroupCommands(program: Command, { client, stop }: CliDependen
     .command("unprotect")
     .argument("<name>")
     .description("end protection; the store keeps what it has")
+    .option("--stop-replica", "after a commit: shut down and remove the machines that run on the group's disks")
+    .option("--dry-run", "say what would be done, and do nothing")
     .option("--yes", "do not ask")
     .option("--no-wait", "do not wait")
     .option("--timeout <duration>", "stop waiting after this time")
-    .action(async (name: string, options: WaitOptions & { readonly yes?: boolean }, command: Command) => {
-      await confirm(`Ending the protection of "${name}" stops its replication`, name, { yes: options.yes ?? false });
+    .action(async (name: string, options: UnprotectOptions, command: Command) => {
       const api = client(globalOptions(command).state);
-      await startAndWatch(() => api.unprotect(name), api, outputOf(command), { ...options, stop });
+      const output = outputOf(command);
+      const stopReplica = options.stopReplica ?? false;
+      const what = `Ending the protection of "${name}" stops its replication; the store keeps what it has`;
+      const body = { move: "unprotect", stopReplica } as const;
+      if (!(await beforeMove({ api, output, group: name, body, what }, options))) return;
+      await startAndWatch(() => api.unprotect(name, { stopReplica }), api, output, { ...options, stop });
     });
 
   const point = program.command("point").description("recovery and retention points");

@@ -2,10 +2,10 @@
 import { Option, type Command } from "commander";
 import { Fault } from "#model/fault.ts";
 import type { ApiClient, FailoverCandidate, LeaveStarted } from "../api/contract.ts";
-import { confirm } from "./confirm.ts";
 import { globalOptions, outputOf, parseDuration, type CliDependencies, type WaitOptions } from "./context.ts";
+import { beforeMove, setAsideText } from "./dry-run.ts";
 import { describeGroup } from "./group-commands.ts";
-import { duration, size, table, type Output } from "./output.ts";
+import { duration, table, type Output } from "./output.ts";
 import { describeOperation, startAndWatch, watchOperation } from "./watch-operation.ts";
 
 interface FailoverOptions extends WaitOptions {
@@ -13,6 +13,7 @@ interface FailoverOptions extends WaitOptions {
   readonly sourceLost?: boolean;
   readonly point: string;
   readonly yes?: boolean;
+  readonly dryRun?: boolean;
   readonly note?: string;
   readonly then?: "commit" | "undo";
   readonly after: string;
@@ -20,6 +21,7 @@ interface FailoverOptions extends WaitOptions {
 
 interface MoveOptions extends WaitOptions {
   readonly yes?: boolean;
+  readonly dryRun?: boolean;
   readonly note?: string;
 }
 
@@ -39,6 +41,7 @@ export function addMoveCommands(program: Command, { client, stop }: CliDependenc
     .addOption(new Option("--then <move>", "by itself, when nobody has decided by then").choices(["commit", "undo"]))
     .option("--after <duration>", "when: this long after the machines were started", "1h")
     .option("--note <text>", "kept with the operation")
+    .option("--dry-run", "say what would be done, and do nothing")
     .option("--yes", "do not ask")
     .option("--no-wait", "print the operation id and return")
     .option("--timeout <duration>", "stop waiting after this time")
@@ -51,11 +54,15 @@ export function addMoveCommands(program: Command, { client, stop }: CliDependenc
       }
       if (options.planned === true && options.sourceLost === true)
         throw new Fault("USAGE", "Choose one of --planned and --source-lost");
-      const how = options.planned === true ? "shuts it down here and moves" : "moves";
-      await confirm(`A failover of "${name}" ${how} it to the other site`, name, { yes: options.yes ?? false });
+      const planned = options.planned === true;
+      const what = `A failover of "${name}" ${planned ? "shuts it down here and moves" : "moves"} it to the other site`;
+      const body = planned
+        ? ({ move: "planned-failover" } as const)
+        : ({ move: "failover", point: options.point, sourceLost: options.sourceLost ?? false } as const);
+      if (!(await beforeMove({ api, output, group: name, body, what }, options))) return;
       const start = () =>
         api.failover(name, {
-          mode: options.planned === true ? "planned" : "unplanned",
+          mode: planned ? "planned" : "unplanned",
           point: options.point,
           sourceLost: options.sourceLost ?? false,
           ...(options.note === undefined ? {} : { note: options.note }),
@@ -72,13 +79,15 @@ export function addMoveCommands(program: Command, { client, stop }: CliDependenc
     .description("after a failover: go on from another point; what was written since is kept as a branch")
     .requiredOption("--point <selector>", "latest (of the source), @name, an RFC 3339 time, a point id")
     .option("--note <text>", "kept with the operation")
+    .option("--dry-run", "say what would be done, and do nothing")
     .option("--yes", "do not ask")
     .option("--no-wait", "print the operation id and return")
     .option("--timeout <duration>", "stop waiting after this time")
     .action(async (name: string, options: MoveOptions & { readonly point: string }, command: Command) => {
       const what = `A change of point stops "${name}" and starts it anew from ${options.point}; what it wrote since the failover is set aside as a branch`;
-      await confirm(what, name, { yes: options.yes ?? false });
       const { api, output } = reach(command);
+      const body = { move: "change-point", point: options.point } as const;
+      if (!(await beforeMove({ api, output, group: name, body, what }, options))) return;
       const start = () => api.changePoint(name, { point: options.point, ...noted(options) });
       await startAndWatch(telling(start, output), api, output, { ...options, stop });
     });
@@ -87,13 +96,14 @@ export function addMoveCommands(program: Command, { client, stop }: CliDependenc
     .argument("<group>")
     .description("after a failover: back to the source; what was written at the other site is kept as a branch")
     .option("--note <text>", "kept with the operation")
+    .option("--dry-run", "say what would be done, and do nothing")
     .option("--yes", "do not ask")
     .option("--no-wait", "print the operation id and return")
     .option("--timeout <duration>", "stop waiting after this time")
     .action(async (name: string, options: MoveOptions, command: Command) => {
       const what = `An undo stops "${name}" at the recovery site, and its source goes on without what it wrote there, which is set aside as a branch`;
-      await confirm(what, name, { yes: options.yes ?? false });
       const { api, output } = reach(command);
+      if (!(await beforeMove({ api, output, group: name, body: { move: "undo" }, what }, options))) return;
       await startAndWatch(
         telling(() => api.undo(name, noted(options)), output),
         api,
@@ -106,11 +116,12 @@ export function addMoveCommands(program: Command, { client, stop }: CliDependenc
     .argument("<group>")
     .description("after a failover: it stays; ends the right to undo and to change the point, deletes nothing")
     .option("--note <text>", "kept with the operation")
+    .option("--dry-run", "say what would be done, and do nothing")
     .option("--yes", "do not ask")
     .action(async (name: string, options: MoveOptions, command: Command) => {
       const what = `A commit of "${name}" ends the right to undo its failover and to change its point`;
-      await confirm(what, name, { yes: options.yes ?? false });
       const { api, output } = reach(command);
+      if (!(await beforeMove({ api, output, group: name, body: { move: "commit" }, what }, options))) return;
       output.answer(await api.commit(name, noted(options)), describeGroup);
     });
 
@@ -122,17 +133,23 @@ export function addMoveCommands(program: Command, { client, stop }: CliDependenc
     .argument("<group>")
     .option("--point <selector>", "which point", "latest")
     .option("--lease <duration>", "cleaned up by itself after this time", "8h")
+    .option("--dry-run", "say what would be done, and do nothing")
     .description("boot the group from a point, isolated, on a throw-away overlay")
     .option("--no-wait", "print the operation id and return")
     .option("--timeout <duration>", "stop waiting after this time")
     .action(
       async (
         name: string,
-        options: WaitOptions & { readonly point: string; readonly lease: string },
+        options: WaitOptions & { readonly point: string; readonly lease: string; readonly dryRun?: boolean },
         command: Command,
       ) => {
         const api = client(globalOptions(command).state);
         const output = outputOf(command);
+        const body = { move: "test-failover", point: options.point } as const;
+        const what = `A test failover of "${name}" boots it in an isolated network`;
+        // It touches nothing: nobody is asked.
+        const dryRun = options.dryRun ?? false;
+        if (!(await beforeMove({ api, output, group: name, body, what }, { dryRun, yes: true }))) return;
         const { operationId } = await api.startTestFailover(name, {
           point: options.point,
           leaseMs: parseDuration(options.lease),
@@ -274,9 +291,7 @@ function noted({ note }: MoveOptions): { readonly note?: string } {
 function telling(start: () => Promise<LeaveStarted>, output: Output): () => Promise<LeaveStarted> {
   return async () => {
     const started = await start();
-    const { branch, ranMs, bytes } = started.setsAside;
-    const parts = [...(ranMs === undefined ? [] : [duration(ranMs)]), ...(bytes === 0 ? [] : [size(bytes)])];
-    output.say(`  sets aside ${parts.length === 0 ? "its writes" : parts.join(", ")}, as branch ${branch}`);
+    output.say(`  sets aside ${setAsideText(started.setsAside)}`);
     return started;
   };
 }
@@ -290,7 +305,8 @@ function describeCandidates(candidates: readonly FailoverCandidate[]): string {
           `  ${point.selector.padEnd(18)} ${point.cutAt}  ${duration(point.ageMs)} old  ${point.grade}  ${point.pointId}`,
       );
       const blockers = one.blockers.map((blocker) => `  blocked: ${blocker}`);
-      return [`${one.group} (${one.phase})`, ...points, ...blockers, `  ${one.command}`].join("\n");
+      const commands = one.commands.length === 0 ? [one.command] : one.commands;
+      return [`${one.group} (${one.phase})`, ...points, ...blockers, ...commands.map((text) => `  ${text}`)].join("\n");
     })
     .join("\n\n");
 }

@@ -26,10 +26,19 @@ export function createOutput({ json, quiet }: { readonly json: boolean; readonly
   };
 }
 
+/** Failures whose answer stands on standard output already: JSON is one value, so it is not followed by another. */
+const answered = new WeakSet<Fault>();
+
+/** A failure that comes after an answer: it decides the exit code, and a person reads it. */
+export function answeredFailure(fault: Fault): Fault {
+  answered.add(fault);
+  return fault;
+}
+
 /** Print what went wrong and what to do; returns the exit code (docs/surface.md). Anything that is not a Fault is a bug and shows its stack. */
 export function reportFailure(error: unknown, { json }: { readonly json: boolean }): number {
   if (error instanceof Fault) {
-    if (json) process.stdout.write(`${JSON.stringify({ error: error.toJSON() }, null, 2)}\n`);
+    if (json && !answered.has(error)) process.stdout.write(`${JSON.stringify({ error: error.toJSON() }, null, 2)}\n`);
     process.stderr.write(`${error.code}: ${error.message}\n`);
     if (error.hint !== undefined) process.stderr.write(`  → ${error.hint}\n`);
     return FAULTS[error.code].exit;

@@ -3,7 +3,7 @@ import type { Command } from "commander";
 import { Fault } from "#model/fault.ts";
 import { confirm } from "./confirm.ts";
 import { globalOptions, outputOf, type CliDependencies } from "./context.ts";
-import { size, table } from "./output.ts";
+import { answeredFailure, size, table } from "./output.ts";
 
 const ROLES = ["agent", "process-server", "master-target", "control", "worker"] as const;
 
@@ -39,9 +39,11 @@ export function addSystemCommands(program: Command, { client, embedded, role, st
       const result = await embedded.doctor();
       outputOf(command).answer(result.report, () => result.lines.join("\n"));
       if (!result.ok)
-        throw new Fault("TOOL_MISSING", "Something is missing on this machine", {
-          hint: "See the lines above; `npm run setup` installs what it may",
-        });
+        throw answeredFailure(
+          new Fault("TOOL_MISSING", "Something is missing on this machine", {
+            hint: "See the lines above; `npm run setup` installs what it may",
+          }),
+        );
     });
   program
     .command("demo")
@@ -55,9 +57,11 @@ export function addSystemCommands(program: Command, { client, embedded, role, st
       });
       output.answer(result.report, () => result.text);
       if (!result.ok)
-        throw new Fault("VERIFICATION_FAILED", "Not every check of the demo held", {
-          hint: "See the checks marked FAILED above",
-        });
+        throw answeredFailure(
+          new Fault("VERIFICATION_FAILED", "Not every check of the demo held", {
+            hint: "See the checks marked FAILED above",
+          }),
+        );
     });
 
   const site = program.command("site").description("sites of the embedded installation");

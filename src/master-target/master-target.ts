@@ -242,6 +242,7 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
 
     async observeGroup({ groupId, cursor, waitMs }) {
       const group = register.get(groupId);
+      if (group.released) throw new Fault("NOT_FOUND", `Group "${groupId}" was released`, { details: { groupId } });
       if (!progress.get(groupId)) progress.put(waitingProgress(group, undefined, clock.now()));
       const seen = await progress.observe(groupId, { cursor, waitMs: Math.min(waitMs, OBSERVE_MS_MAX) });
       if (seen) return seen;

@@ -10,6 +10,7 @@
  *                                                 │               ▼                        │
  *                                                 └─ undone ─ changing-point, undoing ─────┘ changed, or not carried out
  * ```
+ * A committed group is unprotected too: its machines are off by then, and what they wrote stays in the store.
  *
  * Invariants:
  * - pause, test failover and a fenced source are conditions beside the phase, never phases;
@@ -78,12 +79,19 @@ export interface GroupFacts {
   readonly hasPoint: boolean;
   /** As last observed: the target hears the source's process server. Undefined when that cannot be known now. */
   readonly sourceConnected: boolean | undefined;
+  /** After a failover: its machines at the target, as last seen. */
+  readonly replica?: { readonly running: readonly string[]; readonly off: readonly string[] };
 }
 
-/** Parameters that decide; left out, the most favourable is assumed (for listing what is allowed). */
+/** What a person must say for a move that would otherwise be refused. */
 export interface MoveOptions {
   readonly sourceLost?: boolean;
+  /** Ending the protection of a committed group takes the disks of its machines away: shut them down. */
+  readonly stopReplica?: boolean;
 }
+
+/** With everything said that can be said: what is listed as allowed. */
+const SAID: MoveOptions = { sourceLost: true, stopReplica: true };
 
 export interface Refusal {
   readonly message: string;
@@ -107,7 +115,7 @@ export function refusalOf(
 
 /** Moves that would be accepted now, in the order of GROUP_OPERATIONS. */
 export function allowedOperations(facts: GroupFacts): readonly GroupOperation[] {
-  return GROUP_OPERATIONS.filter((operation) => reason(facts, operation, { sourceLost: true }) === undefined);
+  return GROUP_OPERATIONS.filter((operation) => reason(facts, operation, SAID) === undefined);
 }
 
 interface Reason {
@@ -138,13 +146,13 @@ const PHASES: Readonly<Record<GroupOperation, readonly GroupPhase[]>> = {
     "undoing",
     "committed",
   ],
-  unprotect: ["seeding", "protected"],
+  unprotect: ["seeding", "protected", "committed"],
 };
 
 function reason(facts: GroupFacts, operation: GroupOperation, options: MoveOptions): Reason | undefined {
   const has = (condition: GroupCondition): boolean => facts.conditions.includes(condition);
   if (has(CONDITIONS.unprotecting)) return { why: "its protection is being removed" };
-  if (!PHASES[operation].includes(facts.phase)) return { why: wrongPhase(facts.phase, operation) };
+  if (!PHASES[operation].includes(facts.phase)) return wrongPhase(facts, operation);
   const type = `leeward failover ${facts.name} --source-lost`;
   switch (operation) {
     case "protect":
@@ -198,7 +206,9 @@ function reason(facts: GroupFacts, operation: GroupOperation, options: MoveOptio
     case "skip-member":
       if (has(CONDITIONS.retrying)) return { why: RETRYING };
       if (has(CONDITIONS.undoUnfinished)) return unfinished(facts);
-      return has(CONDITIONS.partial) ? undefined : { why: "no machine of it is missing" };
+      if (has(CONDITIONS.partial)) return undefined;
+      if (operation === "skip-member") return { why: "no machine of it is missing" };
+      return (facts.replica?.off.length ?? 0) > 0 ? undefined : { why: "no machine of it is missing or off" };
     case "change-point":
       if (has(CONDITIONS.retrying)) return { why: RETRYING };
       return has(CONDITIONS.undoUnfinished) ? unfinished(facts) : undefined;
@@ -234,8 +244,20 @@ function reason(facts: GroupFacts, operation: GroupOperation, options: MoveOptio
           instead: `Type "leeward test-failover cleanup ${facts.name}" first`,
         };
       }
+      if (has(CONDITIONS.retrying)) return { why: RETRYING };
+      if (facts.phase === "committed" && options.stopReplica !== true) return runsOnOurDisks(facts);
       return undefined;
   }
+}
+
+/** Without its export a replica machine has no disks. */
+function runsOnOurDisks({ name, replica }: GroupFacts): Reason | undefined {
+  if (replica === undefined || replica.running.length === 0) return undefined;
+  const names = replica.running.map((one) => `"${one}"`).join(", ");
+  return {
+    why: `machine ${names} runs on disks that the group serves, and would lose them`,
+    instead: `Copy what it needs first; "leeward group unprotect ${name} --stop-replica" shuts it down, and what it wrote stays in the store`,
+  };
 }
 
 const RETRYING = "its missing machines are being started";
@@ -245,14 +267,21 @@ function unfinished({ name }: GroupFacts): Reason {
 }
 
 /** The right to change point and to undo ends with a commit: that is worth saying. */
-function wrongPhase(phase: GroupPhase, operation: GroupOperation): string {
+function wrongPhase({ name, phase }: GroupFacts, operation: GroupOperation): Reason {
   if (phase === "committed" && (operation === "undo" || operation === "change-point" || operation === "commit"))
-    return operation === "commit"
-      ? "it is committed already"
-      : "its failover was committed, which ended the right to it";
+    return {
+      why:
+        operation === "commit" ? "it is committed already" : "its failover was committed, which ended the right to it",
+    };
   if (phase === "failing-over" && operation === "undo")
-    return "its failover still runs; cancelled before the boot, it undoes itself";
-  return `${operation} needs ${PHASES[operation].map((one) => `"${one}"`).join(" or ")}`;
+    return { why: "its failover still runs; cancelled before the boot, it undoes itself" };
+  if (phase === "failed-over" && operation === "unprotect")
+    return {
+      why: "it has not been decided where it stays",
+      instead: `Type "leeward commit ${name}" or "leeward undo ${name}" first`,
+    };
+  const needs = `${operation} needs ${PHASES[operation].map((one) => `"${one}"`).join(" or ")}`;
+  return isMoving(phase) ? { why: needs, instead: 'Wait for its move: "leeward operation list"' } : { why: needs };
 }
 
 export type PhaseEvent =
@@ -282,6 +311,7 @@ export function nextPhase(phase: GroupPhase, event: PhaseEvent, before: GroupPha
     case "seeding protect-failed":
     case "seeding unprotect":
     case "protected unprotect":
+    case "committed unprotect":
       return "unprotected";
     case "seeding seeded":
       return "protected";

@@ -22,6 +22,9 @@ export const SYNC_STALLED_MS = 60_000;
 /** RPO_BREACH turns from warning to critical at this multiple of the threshold. */
 export const RPO_CRITICAL_FACTOR = 3;
 
+/** How often a replica machine that died is started again before a person is asked. */
+export const RESTART_TRIES = 5;
+
 interface FaultText {
   readonly code: string;
   readonly message: string;
@@ -52,7 +55,11 @@ export interface HealthFacts {
   readonly replica?: {
     /** Since when writes of theirs wait for a commit; zero when none do. */
     readonly uncommittedSinceMs: number;
+    /** The failover or change of point that made them. */
+    readonly operationId: string;
     readonly machinesOff: readonly string[];
+    /** Those that died and are started again, by name. */
+    readonly restarts: Readonly<Record<string, { readonly tries: number; readonly fault?: FaultText }>>;
     readonly fault?: FaultText;
   };
 }
@@ -172,13 +179,7 @@ function afterFailover(facts: HealthFacts): HealthReason[] {
       ),
     );
   for (const name of replica?.machinesOff ?? [])
-    reasons.push(
-      critical(
-        "REPLICA_MACHINE_OFF",
-        `The replica machine "${name}" is not running`,
-        `Look at its console with "leeward operation show"`,
-      ),
-    );
+    reasons.push(critical("REPLICA_MACHINE_OFF", ...machineOff(name, replica!)));
   if (
     replica !== undefined &&
     replica.uncommittedSinceMs > 0 &&
@@ -194,6 +195,27 @@ function afterFailover(facts: HealthFacts): HealthReason[] {
     );
   }
   return reasons;
+}
+
+function machineOff(name: string, replica: NonNullable<HealthFacts["replica"]>): [cause: string, remedy: string] {
+  const byHand = `"leeward operation retry ${replica.operationId} ${name}"`;
+  const restart = replica.restarts[name];
+  if (restart === undefined)
+    return [
+      `The replica machine "${name}" is off: it was shut down, from inside or by a person`,
+      `Start it again with ${byHand}`,
+    ];
+  const { tries, fault } = restart;
+  const last = fault === undefined ? "" : `; the last try: ${fault.code}: ${fault.message}`;
+  return tries < RESTART_TRIES
+    ? [
+        `The replica machine "${name}" died${last}`,
+        `It is started again by itself, try ${tries + 1} of ${RESTART_TRIES}; at once with ${byHand}`,
+      ]
+    : [
+        `The replica machine "${name}" died, and was started again ${RESTART_TRIES} times in vain${last}`,
+        `Look at its console and its host, then type ${byHand}`,
+      ];
 }
 
 function conditional(facts: HealthFacts): HealthReason[] {

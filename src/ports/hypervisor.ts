@@ -106,6 +106,8 @@ export interface Machine {
   /** The last lines of the serial console, for a person. */
   readonly consoleTail: string;
   readonly startedAtMs?: number;
+  /** How it went off: its guest or somebody else told it to, or its process died. Absent when it has not run, or that cannot be told. */
+  readonly wentOff?: "told" | "died";
   /** What the tools inside the guest say; absent when there are none to ask. */
   readonly guest?: { readonly ready: boolean; readonly addresses: readonly string[] };
 }

@@ -326,12 +326,20 @@ function show(group: GroupContext, state: GroupContext["state"], fault?: Fault, 
   return waitMs;
 }
 
+/** What is not there yet: an agent, or a disk that its tap does not serve yet; and a cut that an order of the moment before overtook. */
+const COMING: ReadonlySet<Fault["code"]> = new Set([
+  "AGENT_UNREACHABLE",
+  "PEER_UNREACHABLE",
+  "NOT_FOUND",
+  "INTERRUPTED",
+]);
+
 /** What a fault means for the state that is shown. */
 function noteFault(group: GroupContext, fault: Fault): void {
   if (group.cutFault?.code !== fault.code) group.log.warn("No cut", { fault });
   group.cutFault = fault;
   if (fault.code === "SPOOL_FULL") group.state = "bitmap";
-  else if (fault.code === "AGENT_UNREACHABLE" || fault.code === "PEER_UNREACHABLE") group.state = "connecting";
+  else if (COMING.has(fault.code)) group.state = "connecting";
   else if (!fault.retryable) group.state = "failed";
 }
 

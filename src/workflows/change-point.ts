@@ -11,10 +11,11 @@
  * Source: docs/orchestration.md, "Change point"; the moves.
  */
 import { CancellationScope, isCancellation } from "@temporalio/workflow";
+import { LEAVING, MOVE_STEPS } from "#model/move-steps.ts";
 import { act, PRIORITY } from "./act.ts";
 import { failureOfOperation, faultOf } from "./failures.ts";
 import { startGuard, type Guard } from "./guard.ts";
-import { leaveReplica, LEAVING, removeReplica, type LeaveInput } from "./leave-replica.ts";
+import { leaveReplica, removeReplica, type LeaveInput } from "./leave-replica.ts";
 import type { OperationState, ProtectedMachine } from "./messages.ts";
 import { reporter, reportEnd, type Reporter } from "./operation-view.ts";
 import { awaitAnswers, createMachines, startMachines, type BootPlan } from "./replica-machines.ts";
@@ -40,16 +41,7 @@ export async function changePoint(input: ChangePointInput): Promise<OperationSta
   let guard: Guard | undefined;
   const { operation, notUndone } = await runOperation(
     { operationId, kind: "changePoint", workflowId, groupId, by },
-    [
-      "choose point",
-      "guard",
-      ...LEAVING,
-      "open disks",
-      "create machines",
-      "start machines",
-      "remove old machines",
-      "verify",
-    ],
+    MOVE_STEPS["change-point"],
     report,
     async (run) => await runChange(input, run, outcome, { report, guarded: (started) => (guard = started) }),
   );

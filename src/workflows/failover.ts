@@ -13,6 +13,7 @@
  */
 import { CancellationScope, isCancellation } from "@temporalio/workflow";
 import { Fault } from "#model/fault.ts";
+import { MOVE_STEPS } from "#model/move-steps.ts";
 import type { RecoveryPoint } from "#ports/replication.ts";
 import { act, PRIORITY } from "./act.ts";
 import type { FailoverInput, OutcomeSoFar } from "./failover-input.ts";
@@ -46,31 +47,7 @@ export async function failover(input: FailoverInput): Promise<OperationState> {
       groupId: input.groupId,
       by: input.by,
     },
-    input.mode === "planned"
-      ? [
-          "pre-check",
-          "guard",
-          "shut down source",
-          "final cut",
-          "stop replication",
-          "fence",
-          "choose point",
-          "open disks",
-          "create machines",
-          "start machines",
-          "verify",
-        ]
-      : [
-          "pre-check",
-          "guard",
-          "stop source",
-          "fence",
-          "choose point",
-          "open disks",
-          "create machines",
-          "start machines",
-          "verify",
-        ],
+    MOVE_STEPS[input.mode === "planned" ? "planned-failover" : "failover"],
     reporter(input.groupId, headline),
     async (run) => await runFailover(input, run, outcome, (started) => (guard = started)),
   );

@@ -53,7 +53,7 @@ export async function beginUndo(
   lost: () => void,
 ): Promise<void> {
   const input = {
-    ...leaving(record, request, workflowId),
+    ...leavingReplica(record, request, workflowId),
     sourceSite: record.sourceSite,
     sourceBranch: replicaOf(record).sourceBranch ?? FIRST_BRANCH,
     machines: record.machines.map(({ name, disks }) => ({
@@ -80,7 +80,7 @@ export async function beginChangePoint(
 ): Promise<void> {
   const { answerMs, lost } = options;
   const input = {
-    ...leaving(record, request, workflowId),
+    ...leavingReplica(record, request, workflowId),
     point: request.point,
     sourceBranch: replicaOf(record).sourceBranch ?? FIRST_BRANCH,
     machines: record.machines,
@@ -97,12 +97,12 @@ export async function beginChangePoint(
   child.result().catch(lost);
 }
 
-/** NOT_FOUND for a machine that is not missing. */
+/** NOT_FOUND for a machine that is not missing and not off. */
 export function retryFault(record: GroupRecord, { machine }: RetryRequest): Fault | undefined {
-  const missing = missingMachines(record).map(({ name }) => name);
-  if (machine === undefined || missing.includes(machine)) return undefined;
-  return new Fault("NOT_FOUND", `No machine "${machine}" of group "${record.name}" is missing`, {
-    hint: `Missing: ${missing.join(", ")}`,
+  const names = machinesToStart(record).map(({ name }) => name);
+  if (machine === undefined || names.includes(machine)) return undefined;
+  return new Fault("NOT_FOUND", `No machine "${machine}" of group "${record.name}" is missing or off`, {
+    hint: `Missing or off: ${names.join(", ")}`,
   });
 }
 
@@ -122,7 +122,7 @@ export async function beginRetry(
     by: request.by,
     targetSite: record.targetSite,
     replica: { operationId, pointId },
-    machines: missingMachines(record).filter(({ name }) => request.machine === undefined || name === request.machine),
+    machines: machinesToStart(record).filter(({ name }) => request.machine === undefined || name === request.machine),
     ...(answerMs === undefined ? {} : { answerMs }),
   };
   setCondition(record, CONDITIONS.retrying, true);
@@ -141,7 +141,13 @@ export function applyRetry(record: GroupRecord, operation: OperationState, outco
   const replica = replicaOf(record);
   const started = (operation.machines ?? []).map(({ name, machineId }) => ({ name, machineId }));
   const others = replica.machines.filter(({ name }) => !started.some((one) => one.name === name));
-  record.replica = { ...replica, machines: [...others, ...started] };
+  const restarts = Object.entries(replica.restarts ?? {}).filter(([name]) => !started.some((one) => one.name === name));
+  record.replica = {
+    ...replica,
+    restarts: Object.fromEntries(restarts),
+    machines: [...others, ...started],
+    machinesOff: replica.machinesOff.filter((name) => !started.some((one) => one.name === name)),
+  };
   setCondition(record, CONDITIONS.retrying, false);
   setCondition(record, CONDITIONS.partial, missingMachines(record).length > 0);
   if (started.length > 0 && !outcome.answering) setCondition(record, CONDITIONS.notAnswering, true);
@@ -150,6 +156,13 @@ export function applyRetry(record: GroupRecord, operation: OperationState, outco
 function missingMachines(record: GroupRecord): readonly ProtectedMachine[] {
   const { machines } = replicaOf(record);
   return record.machines.filter(({ name }) => !machines.some((one) => one.name === name));
+}
+
+/** Those that never started, and those that ran and are off. */
+function machinesToStart(record: GroupRecord): readonly ProtectedMachine[] {
+  const { machinesOff } = replicaOf(record);
+  const missing = missingMachines(record);
+  return record.machines.filter((one) => missing.includes(one) || machinesOff.includes(one.name));
 }
 
 /** The group goes on without them: a person has decided, and is reminded no more. */
@@ -248,11 +261,13 @@ function stepOf(operation: OperationState, name: string): string {
   return operation.steps.find((step) => step.name === name)?.state ?? "waiting";
 }
 
-function reopenLater(record: GroupRecord, operation: OperationState): void {
+/** Machines that a move stopped are brought back by whoever watches. */
+export function reopenLater(record: GroupRecord, operation: OperationState): void {
   record.replica = { ...replicaOf(record), reopen: reopening(operation.operationId) };
 }
 
-function leaving(record: GroupRecord, request: MoveRequest, workflowId: string): LeaveInput {
+/** What a move is told that leaves the replica. */
+export function leavingReplica(record: GroupRecord, request: MoveRequest, workflowId: string): LeaveInput {
   const { operationId, pointId, machines, machinesOff } = replicaOf(record);
   return {
     groupId: record.groupId,

@@ -9,11 +9,14 @@
 import { CancellationScope, executeChild, isCancellation, ParentClosePolicy } from "@temporalio/workflow";
 import { Fault } from "#model/fault.ts";
 import { CONDITIONS } from "#model/group-phase.ts";
+import { MOVE_STEPS } from "#model/move-steps.ts";
 import type { ReplicationOrder } from "#ports/replication.ts";
 import { act, PRIORITY } from "./act.ts";
 import { faultOf } from "./failures.ts";
+import { leavingReplica, reopenLater } from "./group-moves.ts";
 import { currentOrder, groupDisks, nextOrder, putOperation, takeProgress, type GroupRecord } from "./group-record.ts";
 import { initialSync } from "./initial-sync.ts";
+import { leaveReplica, removeReplica } from "./leave-replica.ts";
 import { CONTROL_QUEUE, groupWorkflowId, type OperationState } from "./messages.ts";
 import { childAttributes } from "./operation-view.ts";
 import { runOperation, type Runbook } from "./runbook.ts";
@@ -182,18 +185,24 @@ export async function putOrder(order: ReplicationOrder, at: string, summary: str
   return (await act("putOrder", { order }, { at, summary })).delivered;
 }
 
-/** Never fails: what could not be reached is noted, and the order waits for it. */
+/**
+ * A source that cannot be reached is noted, and the order waits for it. A group whose machines run at the target leaves them first, so
+ * that all they wrote is in the store; until the target is released a failure brings them back.
+ */
 export async function unprotectGroup(record: GroupRecord, asked: Asked, changed: () => void): Promise<OperationState> {
   const { groupId, targetSite } = record;
-  const { operation } = await runOperation(
-    { operationId: asked.operationId, kind: "unprotect", workflowId: groupWorkflowId(groupId), groupId, by: asked.by },
-    ["stop replication", "release target"],
+  const workflowId = groupWorkflowId(groupId);
+  const leaving = record.replica === undefined ? undefined : leavingReplica(record, asked, workflowId);
+  const { operation, notUndone } = await runOperation(
+    { operationId: asked.operationId, kind: "unprotect", workflowId, groupId, by: asked.by },
+    MOVE_STEPS[leaving === undefined ? "unprotect" : "unprotect-replica"],
     (state) => {
       putOperation(record, state);
       changed();
     },
     async (run) => {
       await CancellationScope.nonCancellable(async () => {
+        if (leaving !== undefined) await leaveReplica(leaving, run);
         await run.step(
           "stop replication",
           async (note) => {
@@ -221,9 +230,13 @@ export async function unprotectGroup(record: GroupRecord, asked: Asked, changed:
               { at: targetSite, summary: "release the target; the store keeps everything" },
             ),
         );
+        run.keep();
+        if (leaving !== undefined) await run.step("remove replica", async (note) => await removeReplica(leaving, note));
       });
     },
   );
+  if (operation.state === "done") delete record.replica;
+  else if (notUndone.length > 0) reopenLater(record, operation);
   return operation;
 }
 

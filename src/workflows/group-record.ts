@@ -26,6 +26,7 @@ import type {
   OperationStarted,
   ProtectedMachine,
   ProtectRequest,
+  ReplicaMachines,
   ReplicationPolicy,
 } from "./messages.ts";
 
@@ -79,6 +80,8 @@ export interface ReplicaRecord {
   machinesOff: readonly string[];
   uncommittedSinceMs: number;
   fault?: FaultJson;
+  /** Machines that died, by name; see replica-restarts.ts. */
+  restarts?: Readonly<Record<string, MachineRestart>>;
   /** When its machines had started. */
   startedAtMs?: number;
   /** What the source wrote until the failover, and goes on with after an undo. */
@@ -87,6 +90,14 @@ export interface ReplicaRecord {
   reopen?: string;
   /** A move that nobody has to order. Tried once. */
   due?: DueMove;
+}
+
+export interface MachineRestart {
+  /** How often it was started again. */
+  readonly tries: number;
+  readonly nextAtMs: number;
+  /** Why the last try failed. */
+  readonly fault?: { readonly code: string; readonly message: string; readonly hint?: string };
 }
 
 export interface RememberedResult {
@@ -237,6 +248,7 @@ export function takeProgress(record: GroupRecord, progress: GroupProgress, curso
 }
 
 export function factsOf(record: GroupRecord): GroupFacts {
+  const { replica } = record;
   return {
     name: record.name,
     phase: record.phase,
@@ -247,6 +259,16 @@ export function factsOf(record: GroupRecord): GroupFacts {
       !runsAtTarget(record.phase) && record.targetFault === undefined && record.connectionUnknown !== true
         ? record.progress?.connected
         : undefined,
+    ...(replica === undefined ? {} : { replica: replicaMachines(replica) }),
+  };
+}
+
+function replicaMachines({ machines, machinesOff, startedAtMs, sourceBranch }: ReplicaRecord): ReplicaMachines {
+  return {
+    running: machines.map(({ name }) => name).filter((name) => !machinesOff.includes(name)),
+    off: machinesOff,
+    ...(startedAtMs === undefined ? {} : { startedAtMs }),
+    ...(sourceBranch === undefined ? {} : { sourceBranch }),
   };
 }
 
@@ -267,8 +289,10 @@ export function healthFactsOf(record: GroupRecord, nowMs: number): HealthFacts {
       ? {}
       : {
           replica: {
+            operationId: replica.operationId,
             uncommittedSinceMs: replica.uncommittedSinceMs,
             machinesOff: replica.machinesOff,
+            restarts: replica.restarts ?? {},
             ...(replica.fault === undefined ? {} : { fault: replica.fault }),
           },
         }),
@@ -298,6 +322,7 @@ export function stateOf(record: GroupRecord): GroupState {
     observedAtMs: record.observedAtMs,
     orderVersion: record.order.version,
     ...(record.replica?.export === undefined ? {} : { replica: record.replica.export }),
+    ...(record.replica === undefined ? {} : { replicaMachines: replicaMachines(record.replica) }),
     ...(record.replica?.due === undefined ? {} : { due: record.replica.due }),
   };
 }

@@ -57,6 +57,7 @@ import {
   type RetryRequest,
   type TestCleanupRequest,
   type TestFailoverRequest,
+  type UnprotectRequest,
   type UpdateResults,
 } from "./messages.ts";
 import { protectFault } from "./protect-request.ts";
@@ -107,8 +108,9 @@ export function handleUpdates(group: Group): void {
     },
   });
 
-  on<Operation, "unprotect">(group, "unprotect", {
+  on<UnprotectRequest, "unprotect">(group, "unprotect", {
     operation: "unprotect",
+    options: (request) => ({ stopReplica: request.stopReplica === true }),
     handle: async (request) => {
       setCondition(record, CONDITIONS.unprotecting, true);
       putOperation(record, {

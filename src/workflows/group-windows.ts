@@ -12,6 +12,7 @@ import { act, PRIORITY } from "./act.ts";
 import { faultOf } from "./failures.ts";
 import { orderAgainIfMoved, orderAnew } from "./group-protect.ts";
 import { hasCondition, rpoBreached, takeProgress, type ReplicaRecord } from "./group-record.ts";
+import { nextRestartAtMs, restartDied, restartsDue } from "./replica-restarts.ts";
 import type { Group } from "./group-updates.ts";
 import { now } from "./workflow-time.ts";
 
@@ -98,7 +99,8 @@ export async function watchReplicaWindow(group: Group, windowMs: number | undefi
   if (replica === undefined) throw new RangeError("Failed over without a replica");
   // The first look ends at once: whoever has just failed over wants to see the replica.
   const usual = replica.export === undefined ? 0 : (windowMs ?? WINDOW_MS_MAX);
-  const length = replica.due === undefined ? usual : Math.max(0, Math.min(usual, replica.due.atMs - now()));
+  const ends = [replica.due?.atMs, nextRestartAtMs(replica)].filter((atMs) => atMs !== undefined);
+  const length = Math.max(0, Math.min(usual, ...ends.map((atMs) => atMs - now())));
   const result = await act(
     "watchReplica",
     {
@@ -126,13 +128,15 @@ export async function watchReplicaWindow(group: Group, windowMs: number | undefi
     ...(result.export === undefined ? {} : { export: result.export }),
     ...(result.fault === undefined ? {} : { fault: result.fault }),
   };
+  if (result.machinesDied !== undefined) next.restarts = restartsDue(next, result.machinesDied, now());
   record.replica = next;
   if (result.export?.branch !== undefined) record.branch = result.export.branch;
   record.observedAtMs = now();
   group.show();
-  // A machine that goes off by itself was told to by somebody. One that is off after its master target was away died with it.
-  const stopped = wasAway || next.reopen !== undefined;
+  // Where the hypervisor cannot tell: one that is off after its master target was away died with it.
+  const stopped = next.reopen !== undefined || (wasAway && result.machinesDied === undefined);
   if (result.fault?.code === "NOT_FOUND" || (stopped && result.machinesOff.length > 0)) await bringBack(group, next);
+  else if (result.fault === undefined) await restartDied(group);
   if (result.fault !== undefined)
     await sleep(UNREACHABLE_PAUSE_MS, { summary: `the replica cannot be seen: ${result.fault.code}` });
 }

@@ -44,9 +44,7 @@ export interface LeaveInput {
   readonly comesBack: boolean;
 }
 
-/** Names of its steps, in order. */
-export const LEAVING = ["stop machines", "last commit"] as const;
-
+/** Its steps are LEAVING of #model/move-steps.ts. */
 export async function leaveReplica(input: LeaveInput, run: Runbook): Promise<void> {
   const { groupId, targetSite, replica } = input;
   const at = { at: targetSite, priority: PRIORITY.failover };

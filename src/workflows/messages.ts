@@ -164,9 +164,14 @@ export interface MoveRequest extends Operation {
   readonly note?: string;
 }
 
-/** Start the machines that did not start, at the point that the others run on. */
+export interface UnprotectRequest extends MoveRequest {
+  /** A committed group's machines are shut down and lose their disks; what they wrote stays in the store. */
+  readonly stopReplica?: boolean;
+}
+
+/** Start the machines that did not start or are off, at the point that the others run on. */
 export interface RetryRequest extends MoveRequest {
-  /** Left out: all that are missing. */
+  /** Left out: all that are missing or off. */
   readonly machine?: string;
 }
 
@@ -288,6 +293,16 @@ export interface GroupState {
   readonly orderVersion: number;
   /** After a failover: the export the machines run on, as last observed. */
   readonly replica?: ExportStatus;
+  /** After a failover: the machines at the target, as last observed. */
+  readonly replicaMachines?: ReplicaMachines;
   /** After a failover: the move that the group makes by itself, and when. */
   readonly due?: DueMove;
+}
+
+export interface ReplicaMachines {
+  readonly running: readonly string[];
+  readonly off: readonly string[];
+  readonly startedAtMs?: number;
+  /** What the source wrote until the failover. */
+  readonly sourceBranch?: string;
 }

@@ -5,6 +5,7 @@
  * machine that still does not start fails the operation, and those that did start stay.
  */
 import { isCancellation } from "@temporalio/workflow";
+import { MOVE_STEPS } from "#model/move-steps.ts";
 import { act, PRIORITY } from "./act.ts";
 import { failureOfOperation, faultOf } from "./failures.ts";
 import type { OperationState, ProtectedMachine } from "./messages.ts";
@@ -34,7 +35,7 @@ export async function retryMembers(input: RetryInput): Promise<OperationState> {
   const outcome = { answering: true };
   const { operation } = await runOperation(
     { operationId, kind: "retry", workflowId, groupId, by },
-    ["open disks", "create machines", "start machines", "verify"],
+    MOVE_STEPS["retry-member"],
     report,
     async (run) => {
       outcome.answering = await runRetry(input, run, report);

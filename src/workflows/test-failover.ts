@@ -10,6 +10,7 @@
  */
 import { CancellationScope, condition, isCancellation, setHandler } from "@temporalio/workflow";
 import { duration } from "#model/health.ts";
+import { MOVE_STEPS } from "#model/move-steps.ts";
 import { act, PRIORITY } from "./act.ts";
 import { failureOfOperation, faultOf } from "./failures.ts";
 import { startGuard, type Guard } from "./guard.ts";
@@ -56,7 +57,7 @@ export async function testFailover(input: TestFailoverInput): Promise<OperationS
       groupId: input.groupId,
       by: input.by,
     },
-    ["guard", "choose point", "open disks", "create machines", "start machines", "verify", "lease", "clean up"],
+    MOVE_STEPS["test-failover"],
     reporter(input.groupId, `${input.groupName}: test failover at ${input.site}`),
     async (run) => {
       guard = await run.step(

@@ -16,9 +16,10 @@
  */
 import { CancellationScope } from "@temporalio/workflow";
 import { Fault } from "#model/fault.ts";
+import { MOVE_STEPS } from "#model/move-steps.ts";
 import { act, PRIORITY } from "./act.ts";
 import { failureOfOperation, faultOf } from "./failures.ts";
-import { leaveReplica, LEAVING, removeReplica, type LeaveInput } from "./leave-replica.ts";
+import { leaveReplica, removeReplica, type LeaveInput } from "./leave-replica.ts";
 import type { OperationState } from "./messages.ts";
 import { reporter, reportEnd, type Reporter } from "./operation-view.ts";
 import { runOperation, type Runbook } from "./runbook.ts";
@@ -43,7 +44,7 @@ export async function undo(input: UndoInput): Promise<OperationState> {
   const report = reporter(groupId, `${input.groupName}: undo, ${targetSite} → ${sourceSite}`);
   const { operation, notUndone } = await runOperation(
     { operationId, kind: "undo", workflowId, groupId, by },
-    ["pre-check", ...LEAVING, "give back", "remove replica", "start source"],
+    MOVE_STEPS.undo,
     report,
     async (run) => await runUndo(input, run, outcome, report),
   );

@@ -269,6 +269,22 @@ test("operations are found by id, wait for their end, and refuse to be cancelled
   );
 });
 
+test("a dry run says the steps, the point and its age, what would be lost, and what keeps a move from being done", async () => {
+  const phase = (await api.group("web")).phase;
+  const planned = await api.dryRun("web", { move: "planned-failover" });
+  assert.deepEqual([planned.refusal, planned.lossMs], [undefined, 0]);
+  assert.ok(planned.steps.includes("final cut"));
+  const lost = await api.dryRun("web", { move: "failover", sourceLost: true });
+  assert.ok((lost.lossMs ?? -1) >= 0 && lost.point !== undefined && lost.point.ageMs >= 0);
+  assert.match(lost.warnings.join(), /"primary" IS connected and replicating.*--planned/);
+  const named = await api.dryRun("web", { move: "failover", point: "@before-upgrade" });
+  assert.notEqual(named.point?.id, lost.point.id);
+  await rejection(api.dryRun("web", { move: "failover", point: "@nothing" }), "POINT_NOT_FOUND");
+  const undo = await api.dryRun("web", { move: "undo" });
+  assert.match(undo.refusal?.message ?? "", /undo needs "failed-over"/);
+  assert.equal((await api.group("web")).phase, phase, "nothing was changed");
+});
+
 test("a failover without its source needs a person's word; with it the machines run at the target", async () => {
   sites.loseSource(true);
   await untilView((view) => !view.allowedOperations.includes("planned-failover"));
@@ -315,6 +331,12 @@ test("after the failover: another point, back to the source, and once more for g
   const view = await api.group("web");
   assert.deepEqual([view.phase, view.branch, view.epoch], ["failed-over", "branch-web.change-point.1", 2]);
   assert.deepEqual(view.allowedOperations, ["change-point", "commit", "undo"]);
+  const [candidate] = await api.failoverCandidates();
+  assert.deepEqual(candidate?.commands, [
+    "leeward change-point web --point POINT",
+    "leeward commit web",
+    "leeward undo web",
+  ]);
 
   const back = await api.undo("web", { operationId: "web.undo.1", note: "a false alarm" });
   assert.equal(back.epoch, 3);
@@ -333,7 +355,7 @@ test("after the failover: another point, back to the source, and once more for g
   const refused = await rejection(api.undo("web"), "REFUSED");
   assert.match(refused.message, /does not answer/);
   const committed = await api.commit("web", { note: "it stays" });
-  assert.deepEqual([committed.phase, committed.allowedOperations], ["committed", []]);
+  assert.deepEqual([committed.phase, committed.allowedOperations], ["committed", ["unprotect"]]);
   await rejection(api.undo("web"), "REFUSED");
   sites.loseSource(false);
 });

@@ -83,6 +83,7 @@ export function hypervisorContract(name: string, open: () => Promise<HypervisorW
 
       await world.pullPlug(machine.id);
       await until("seen as off", async () => (await hypervisor.inspect(machine.id)).power === "off");
+      assert.notEqual((await hypervisor.inspect(machine.id)).wentOff, "told", "nobody told it to");
 
       const again = await world.reopen().start(machine.id);
       const after = await untilWriting(await world.reach(again), before.b + 5);
@@ -103,6 +104,7 @@ export function hypervisorContract(name: string, open: () => Promise<HypervisorW
       await untilWriting(await world.reach(running), 5);
       const off = await hypervisor.shutdown(machine.id, { timeoutMs: 60_000 });
       assert.equal(off.power, "off");
+      assert.notEqual(off.wentOff, "died", "it was told to");
       assert.match(await consoleOf(world, off), /LEDGER-STOP[^]*GUEST-DOWN/);
       assert.equal((await hypervisor.shutdown(machine.id, { timeoutMs: 1_000 })).power, "off", "off is no error");
 
@@ -111,7 +113,9 @@ export function hypervisorContract(name: string, open: () => Promise<HypervisorW
       // In its boot loader nobody listens to the power button.
       await assert.rejects(hypervisor.shutdown(machine.id, { timeoutMs: 300 }), (error) => isFault(error, "TIMED_OUT"));
       assert.equal((await hypervisor.inspect(machine.id)).power, "running");
-      assert.equal((await hypervisor.powerOff(machine.id)).power, "off");
+      const cut = await hypervisor.powerOff(machine.id);
+      assert.equal(cut.power, "off");
+      assert.notEqual(cut.wentOff, "died");
       assert.equal((await hypervisor.powerOff(machine.id)).power, "off");
     });
 

@@ -118,3 +118,23 @@ test("Given back, the group goes on along the source's branch; what was left is 
   assert.ok((await read("look-1", newest.id)).equals(source.states.get(newest.barrier)!.get(source.disks[0]!.diskId)!));
   assert.ok((await read("look-2", kept!.id)).equals(expected));
 });
+
+test("A group that is released after its failover and prepared anew waits for its source: it is not fenced by what was here before", async (t) => {
+  const site = await targetSite(t);
+  const { masterTarget } = site.target;
+  await failedOver(site, masterTarget);
+  await masterTarget.closeExport({ operationId: "f1", discard: true });
+  await masterTarget.releaseGroup({ groupId: GROUP, operationId: "x1" });
+  // Whoever looks in between sees no group, and leaves nothing behind.
+  await assert.rejects(masterTarget.observeGroup({ groupId: GROUP, cursor: "", waitMs: 0 }), refusedAs("NOT_FOUND"));
+  await masterTarget.prepareGroup({
+    groupId: GROUP,
+    operationId: "protect-2",
+    groupName: "Web tier",
+    sourceSite: "primary",
+    disks: [{ diskId: "disk-anew", machine: "web-1", sizeBytes: 1_000 * 4_096, sectorBytes: 512, bootIndex: 0 }],
+    record: "{}",
+  });
+  const seen = await masterTarget.observeGroup({ groupId: GROUP, cursor: "", waitMs: 0 });
+  assert.deepEqual([seen.state, seen.fault], ["waiting", undefined]);
+});

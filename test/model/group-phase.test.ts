@@ -37,6 +37,7 @@ const anyFacts = fc.record({
   conditions: fc.uniqueArray(fc.constantFrom(...Object.values(CONDITIONS))),
   hasPoint: fc.boolean(),
   sourceConnected: fc.constantFrom(true, false, undefined),
+  replica: fc.constantFrom({ running: ["web"], off: [] }, { running: [], off: ["web"] }),
 });
 
 test("what is listed as allowed is not refused, and a refusal lists exactly what is allowed", () => {
@@ -44,7 +45,7 @@ test("what is listed as allowed is not refused, and a refusal lists exactly what
     fc.property(anyFacts, (seen) => {
       const allowed = allowedOperations(seen);
       for (const operation of GROUP_OPERATIONS) {
-        const refusal = refusalOf(seen, operation, { sourceLost: true });
+        const refusal = refusalOf(seen, operation, { sourceLost: true, stopReplica: true });
         assert.equal(refusal === undefined, allowed.includes(operation));
         if (refusal === undefined) continue;
         assert.ok(refusal.hint.endsWith(allowed.length === 0 ? "nothing but waiting" : allowed.join(", ")));
@@ -101,8 +102,8 @@ test("what is allowed in each phase of an ordinary life", () => {
   ]);
   assert.deepEqual(allowedOperations(facts({ phase: "failing-over" })), []);
   assert.deepEqual(allowedOperations(facts({ phase: "failed-over" })), ["change-point", "commit", "undo"]);
-  for (const phase of ["changing-point", "undoing", "committed"] as const)
-    assert.deepEqual(allowedOperations(facts({ phase })), []);
+  for (const phase of ["changing-point", "undoing"] as const) assert.deepEqual(allowedOperations(facts({ phase })), []);
+  assert.deepEqual(allowedOperations(facts({ phase: "committed" })), ["unprotect"]);
 });
 
 test("after a failover: an undo needs its source, ends with a commit, and is the only way on when it was not finished", () => {
@@ -115,12 +116,32 @@ test("after a failover: an undo needs its source, ends with a commit, and is the
   assert.deepEqual(allowedOperations(unfinished), ["undo"]);
   assert.match(refusalOf(unfinished, "commit")?.hint ?? "", /leeward undo web/);
   const partial = facts({ phase: "committed", conditions: [CONDITIONS.partial] });
-  assert.deepEqual(allowedOperations(partial), ["retry-member", "skip-member"]);
+  assert.deepEqual(allowedOperations(partial), ["retry-member", "skip-member", "unprotect"]);
   assert.match(refusalOf(failedOver, "retry-member")?.message ?? "", /no machine of it is missing/);
   const retrying = facts({ phase: "failed-over", conditions: [CONDITIONS.partial, CONDITIONS.retrying] });
   assert.deepEqual(allowedOperations(retrying), ["commit"]);
   assert.match(refusalOf(facts({ phase: "committed" }), "undo")?.message ?? "", /committed/);
   assert.match(refusalOf(facts({ phase: "failing-over" }), "undo")?.message ?? "", /cancelled before the boot/);
+});
+
+test("the protection of a group ends after a commit, never under machines that run unless a person says so", () => {
+  const runs = facts({ phase: "committed", replica: { running: ["web"], off: [] } });
+  const refusal = refusalOf(runs, "unprotect");
+  assert.match(refusal?.message ?? "", /machine "web" runs on disks that the group serves/);
+  assert.match(refusal?.hint ?? "", /leeward group unprotect web --stop-replica/);
+  assert.equal(refusalOf(runs, "unprotect", { stopReplica: true }), undefined);
+  assert.equal(refusalOf({ ...runs, replica: { running: [], off: ["web"] } }, "unprotect"), undefined);
+  const undecided = refusalOf({ ...runs, phase: "failed-over" }, "unprotect", { stopReplica: true });
+  assert.match(undecided?.hint ?? "", /leeward commit web" or "leeward undo web" first/);
+  assert.equal(nextPhase("committed", "unprotect"), "unprotected");
+});
+
+test("a machine that is off can be started again, one that runs cannot", () => {
+  const off = facts({ phase: "failed-over", replica: { running: ["db"], off: ["web"] } });
+  assert.equal(refusalOf(off, "retry-member"), undefined);
+  assert.match(refusalOf(off, "skip-member")?.message ?? "", /no machine of it is missing/);
+  const on = { ...off, replica: { running: ["db", "web"], off: [] } };
+  assert.match(refusalOf(on, "retry-member")?.message ?? "", /missing or off/);
 });
 
 test("phases follow the picture, and an impossible event is a bug", () => {

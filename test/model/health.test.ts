@@ -62,7 +62,7 @@ test("an initial sync that does not move is stalled, a paused group is only paus
 });
 
 test("after a failover the replica machines are what counts", () => {
-  const replica = { uncommittedSinceMs: 0, machinesOff: [] };
+  const replica = { operationId: "web.failover.1", uncommittedSinceMs: 0, machinesOff: [], restarts: {} };
   assert.deepEqual(codes({ phase: "failed-over", replica, progress: { ...live, connected: false } }), [
     "NOT_REPLICATED warning",
   ]);

@@ -61,6 +61,8 @@ export interface FakeSites {
   loseFirstReplies(): void;
   /** The source's site is gone: its process server and hypervisor cannot be reached. */
   loseSource(lost: boolean): void;
+  /** The process of this machine dies, or its guest shuts it down. */
+  goesOff(machineId: string, how: "told" | "died"): void;
   /** The guest of this name does not shut down when asked. */
   stubborn: Set<string>;
   /** What exists that a clean world would not have: open exports, machines at the target. */
@@ -371,9 +373,11 @@ export function createFakeSites(options: {
     const power = (machineId: string, to: Machine["power"]): Machine => {
       const before = found(machineId);
       if (to === "running") assertMayRun(before);
+      const { wentOff: _wentOff, ...rest } = before;
       return (world.machines[machineId] = {
-        ...before,
+        ...rest,
         power: to,
+        ...(to === "off" ? { wentOff: "told" as const } : {}),
         ...(to === "running" ? { startedAtMs: Date.now() } : {}),
       });
     };
@@ -502,6 +506,11 @@ export function createFakeSites(options: {
     },
     loseSource: (lost) => {
       sourceLost = lost;
+    },
+    goesOff: (machineId, how) => {
+      const one = world.machines[machineId];
+      if (one === undefined) throw new RangeError(`No machine "${machineId}"`);
+      world.machines[machineId] = { ...one, power: "off", wentOff: how };
     },
     stubborn,
     leftovers: () => [

@@ -4,8 +4,10 @@
  *
  * Source: proc(5): /proc/[pid]/stat field 22 (start, in ticks since boot), /proc/[pid]/cwd.
  */
-import { readFileSync, readlinkSync, realpathSync } from "node:fs";
+import { existsSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
 import path from "node:path";
+import { QEMU_LOG_FILE } from "./command-line.ts";
+import { readTail } from "./machine-file.ts";
 
 export interface ProcessIdentity {
   readonly pid: number;
@@ -36,6 +38,15 @@ export function signalProcess(folder: string, identity: ProcessIdentity, signal:
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error; // It ended meanwhile: what was wanted.
   }
+}
+
+/**
+ * How the QEMU of this folder, which is gone, came to its end. One that is told to end, by its guest or over its control socket, takes its
+ * pid file with it; so does one that gets a signal to end, but that one says so in its log: then its host went down under it.
+ */
+export async function howItEnded(folder: string): Promise<"told" | "died"> {
+  if (existsSync(path.join(folder, PID_FILE))) return "died";
+  return (await readTail(path.join(folder, QEMU_LOG_FILE), 5)).includes("terminating on signal") ? "died" : "told";
 }
 
 function runsIn(pid: number, folder: string): boolean {

@@ -39,7 +39,7 @@ import {
   writeRecord,
   type MachineRecord,
 } from "./machine-file.ts";
-import { findProcess, signalProcess, type ProcessIdentity } from "./process-identity.ts";
+import { findProcess, howItEnded, PID_FILE, signalProcess, type ProcessIdentity } from "./process-identity.ts";
 
 export interface QemuOptions {
   /** Ours alone; made if missing. */
@@ -107,7 +107,11 @@ export function createQemuHypervisor(options: QemuOptions): Hypervisor {
       forwards: record.forwards,
       disks: record.disks,
       consoleTail: await readTail(path.join(folder, CONSOLE_FILE)),
-      ...(record.startedAtMs === undefined || running === undefined ? {} : { startedAtMs: record.startedAtMs }),
+      ...(record.startedAtMs === undefined
+        ? {}
+        : running === undefined
+          ? { wentOff: await howItEnded(folder) }
+          : { startedAtMs: record.startedAtMs }),
     };
   }
 
@@ -264,7 +268,10 @@ export function createQemuHypervisor(options: QemuOptions): Hypervisor {
     });
     if (await isGone(folder, QUIT_MS)) return;
     signalProcess(folder, running, "SIGKILL");
-    if (await isGone(folder, KILL_MS)) return;
+    if (await isGone(folder, KILL_MS)) {
+      await rm(path.join(folder, PID_FILE), { force: true }); // As QEMU does when it is told to end: see howItEnded.
+      return;
+    }
     throw new Fault(
       "HYPERVISOR_UNAVAILABLE",
       `QEMU (process ${running.pid}) did not end within ${KILL_MS} ms of being killed`,

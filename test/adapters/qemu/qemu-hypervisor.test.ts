@@ -84,6 +84,31 @@ test("a host port that is taken is refused when it was asked for, with QEMU's ow
   );
 });
 
+test("how a machine went off is told apart: its process died, its host went down under it, or somebody told it to", async () => {
+  await using world = await openWorld();
+  const { hypervisor } = world;
+  const { id } = await hypervisor.createMachine({
+    operationId: "op-1",
+    name: "ledger",
+    disks: world.disks,
+    ...MACHINE,
+  });
+  assert.equal((await hypervisor.inspect(id)).wentOff, undefined, "it never ran");
+  const folder = path.join(world.stateFolder, id);
+  const ends = [
+    { how: "died", end: async () => process.kill(processesIn(folder)[0]!, "SIGKILL") },
+    { how: "died", end: async () => process.kill(processesIn(folder)[0]!, "SIGTERM") },
+    { how: "told", end: async () => await hypervisor.powerOff(id) },
+  ] as const;
+  for (const { how, end } of ends) {
+    assert.equal((await hypervisor.start(id)).wentOff, undefined);
+    await end();
+    await until("off", async () => (await hypervisor.inspect(id)).power === "off");
+    // Said by whoever comes next, too.
+    assert.equal((await world.reopen().inspect(id)).wentOff, how);
+  }
+});
+
 test("an unknown program, firmware or disk address is refused before anything is made", async () => {
   await using world = await openWorld();
   const { hypervisor } = world;
