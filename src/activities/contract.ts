@@ -8,6 +8,7 @@
  * - input and result are plain JSON, ids and counts, never bulk data.
  */
 import type { FaultJson } from "#model/fault.ts";
+import type { JsonObject } from "#model/json.ts";
 import type { Machine, MachineConfig, MachineDisk, MachineNetwork } from "#ports/hypervisor.ts";
 import type { ExportMode, ExportStatus, FenceResult, GroupDisk } from "#ports/master-target.ts";
 import type { DiskReport, GroupProgress, RecoveryPoint, ReplicationOrder } from "#ports/replication.ts";
@@ -23,6 +24,13 @@ export interface Activities {
   }): Promise<readonly InspectedDisk[]>;
   probeStore(input: { readonly site: string }): Promise<{ readonly storeId: string; readonly endpoint: string }>;
   prepareGroup(input: PrepareInput): Promise<PreparedGroup>;
+  /** Keep the group's record in the catalog of a site's store. `newest`: the highest revision there. */
+  recordGroup(input: {
+    readonly site: string;
+    readonly groupId: string;
+    readonly revision: number;
+    readonly record: JsonObject;
+  }): Promise<{ readonly newest: number }>;
   /** Signed and sent by control, now or when the process server connects (`delivered` says which). */
   putOrder(input: {
     readonly order: ReplicationOrder;

@@ -37,6 +37,7 @@ export function createActivities(dependencies: ActivityDependencies): Activities
     ),
     probeStore: beating(async ({ site }) => await masterTarget(site).probeStore({})),
     prepareGroup: beating(async ({ site, ...input }) => await masterTarget(site).prepareGroup(input)),
+    recordGroup: beating(async ({ site, ...input }) => await masterTarget(site).recordGroup(input)),
     putOrder: beating(async ({ order }) => await orders.put(order.groupId, order)),
     awaitTaps: beating(async (input) => await awaitTaps(processServer(input.site), clock, input)),
     sourceState: beating(

@@ -36,6 +36,8 @@ export interface StatusView {
   readonly temporal: { readonly reachable: boolean; readonly uiUrl?: string };
   readonly redis: { readonly reachable: boolean };
   readonly groups: readonly GroupView[];
+  /** Which control answers, by its term. */
+  readonly control?: { readonly id: string; readonly epoch: number; readonly adoption?: AdoptionView };
   /** Why the list of groups may not be what there is: Temporal or the worker does not answer. Empty when all is well. */
   readonly problems: readonly { readonly code: string; readonly message: string; readonly hint?: string }[];
 }
@@ -46,6 +48,22 @@ export interface GroupDiskView {
   readonly sizeBytes: number;
   readonly source: string;
   readonly tapUrl?: string;
+}
+
+/** Groups of a store that came back with `leeward control adopt`. */
+export interface AdoptionView {
+  readonly storeId: string;
+  /** `rebuilding`: the master target, Temporal or both are still waited for. */
+  readonly state: "rebuilding" | "done";
+  readonly waitsFor?: string;
+  readonly groups: readonly AdoptedGroupView[];
+}
+
+export interface AdoptedGroupView {
+  readonly group: string;
+  /** `there`: its workflow was never lost; `ended`: its protection had ended; `elsewhere`: it is kept in another site's store. */
+  readonly outcome: "rebuilt" | "there" | "ended" | "elsewhere" | "failed";
+  readonly detail: string;
 }
 
 /** `group show --json`. */

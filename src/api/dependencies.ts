@@ -1,4 +1,5 @@
 /** What the API is built on, given by the composition root. */
+import type { Fault } from "#model/fault.ts";
 import type { Clock } from "#ports/clock.ts";
 import type { Hypervisor } from "#ports/hypervisor.ts";
 import type { PeerIdentity } from "#ports/link.ts";
@@ -7,6 +8,7 @@ import type { MasterTarget } from "#ports/master-target.ts";
 import type { ProcessServer } from "#ports/process-server.ts";
 import type { ReplicationOrder } from "#ports/replication.ts";
 import type { Random } from "#ports/random.ts";
+import type { AdoptionView } from "./contract.ts";
 import type { GroupWorkflows } from "./group-workflows.ts";
 
 /** The interfaces of one site, over whatever is connected when they are called: PEER_UNREACHABLE when nothing is. */
@@ -26,6 +28,12 @@ export interface Enrolment {
   enrolled(): readonly PeerIdentity[];
 }
 
+export interface ControlIdentity {
+  readonly controlId: string;
+  readonly controlEpoch: number;
+  readonly adoption?: () => AdoptionView;
+}
+
 export interface ApiDependencies {
   readonly version: string;
   /** Where control runs: the recovery site. */
@@ -38,6 +46,10 @@ export interface ApiDependencies {
   readonly workflows: GroupWorkflows;
   /** The last order of each group that ever had one, known without Temporal. */
   readonly orders: () => readonly ReplicationOrder[];
+  /** Which control this is, and the groups that it goes on with after another. */
+  readonly control?: ControlIdentity;
+  /** Why a site's master target obeys another control. */
+  readonly supersededAt?: (site: string) => Fault | undefined;
   readonly temporalUiUrl?: string;
   readonly redisReachable: () => Promise<boolean>;
   readonly clock: Clock;

@@ -27,6 +27,7 @@ import {
   QUERIES,
   UPDATES,
   WORKFLOWS,
+  type AdoptedGroup,
   type GroupStart,
   type GroupState,
   type Operation,
@@ -45,6 +46,8 @@ const COMMAND_LOOK_MS = 5_000;
 
 export interface GroupWorkflows {
   protect(request: ProtectRequest): Promise<OperationStarted>;
+  /** Begin the workflow of a group whose own was lost. False: it is there already. */
+  adopt(groupId: string, adopted: AdoptedGroup): Promise<boolean>;
   /** NOT_FOUND when there is no such group. */
   update<Name extends keyof UpdateResults>(
     groupId: string,
@@ -113,6 +116,24 @@ export function createGroupWorkflows({
             }),
           },
         );
+      }),
+
+    adopt: (groupId, adopted) =>
+      insist(groupId, UPDATE_MS, async () => {
+        const start: GroupStart = { groupId, adopted };
+        try {
+          await client.workflow.start(WORKFLOWS.protectionGroup, {
+            workflowId: groupWorkflowId(groupId),
+            taskQueue: CONTROL_QUEUE,
+            args: [start],
+            // What a workflow of ours wrote has all of a request in it.
+            staticSummary: groupSummary(adopted.record as unknown as ProtectRequest),
+          });
+          return true;
+        } catch (error) {
+          if (error instanceof WorkflowExecutionAlreadyStartedError) return false;
+          throw error;
+        }
       }),
 
     update: (groupId, name, request) =>

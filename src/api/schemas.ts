@@ -208,6 +208,7 @@ export const answers = {
       roles: z.array(role),
       temporal: z.looseObject({ reachable: z.boolean(), uiUrl: z.string().optional() }),
       redis: z.looseObject({ reachable: z.boolean() }),
+      control: z.looseObject({ id: z.string(), epoch: count }).optional(),
       groups: z.array(group),
       problems: z.array(z.looseObject({ code: z.string(), message: z.string(), hint: z.string().optional() })),
     })

@@ -1,6 +1,7 @@
 /** `leeward status`: roles, groups and what is wrong, even when groups cannot be asked. */
 import { Fault, isFault } from "#model/fault.ts";
 import type { RoleView, StatusView } from "./contract.ts";
+import { controlView, supersededProblems } from "./control-view.ts";
 import type { ApiDependencies } from "./dependencies.ts";
 import type { GroupDirectory } from "./group-directory.ts";
 import { viewOf } from "./group-view.ts";
@@ -21,7 +22,9 @@ export async function statusOf(dependencies: ApiDependencies, directory: GroupDi
       ...(dependencies.temporalUiUrl === undefined ? {} : { uiUrl: dependencies.temporalUiUrl }),
     },
     redis: { reachable: redisReachable },
-    ...listed,
+    ...controlView(dependencies),
+    groups: listed.groups,
+    problems: [...supersededProblems(dependencies), ...listed.problems],
   };
 }
 

@@ -1,9 +1,9 @@
 /** What every command is given by the composition root, and the options that every command takes. */
 import type { Command } from "commander";
 import { Fault } from "#model/fault.ts";
-import type { ApiClient } from "../api/contract.ts";
+import type { AdoptionView, ApiClient } from "../api/contract.ts";
 import { createOutput, type Output } from "./output.ts";
-import type { RescueCommands } from "./rescue-contract.ts";
+import type { RescueCommands, StoreChoice } from "./rescue-contract.ts";
 
 export interface CliDependencies {
   readonly version: string;
@@ -11,6 +11,7 @@ export interface CliDependencies {
   readonly client: (state: string) => ApiClient;
   readonly embedded: EmbeddedCommands;
   readonly rescue: RescueCommands;
+  readonly control: ControlCommands;
   /** Run one role until it is stopped. */
   readonly role: (name: string, configFile: string) => Promise<void>;
   readonly stop: AbortSignal;
@@ -30,6 +31,54 @@ export interface EmbeddedCommands {
     state: string,
     options: { readonly keep: boolean; readonly say: (line: string) => void },
   ): Promise<{ readonly ok: boolean; readonly text: string; readonly report: unknown }>;
+}
+
+/** What is done without a control that runs. */
+export interface ControlCommands {
+  adopt(options: AdoptOptions): Promise<AdoptAnswer>;
+  /** What a store says of its groups. */
+  survey(store: StoreChoice): Promise<StoreAnswer>;
+}
+
+export interface AdoptOptions {
+  readonly store: StoreChoice;
+  readonly state: string;
+  /** Of a control that is not part of the embedded installation. */
+  readonly configFile?: string;
+  readonly recoveryKeyFile?: string;
+  readonly newCa: boolean;
+  readonly dryRun: boolean;
+  readonly wait: boolean;
+  readonly timeoutMs?: number;
+  readonly say: (line: string) => void;
+}
+
+export interface AdoptAnswer {
+  readonly storeId: string;
+  readonly dryRun: boolean;
+  readonly controlEpoch: number;
+  readonly former?: { readonly controlId: string; readonly controlEpoch: number; readonly site: string };
+  readonly keys: "kept" | "unsealed" | "new";
+  readonly already: boolean;
+  readonly groups: readonly SurveyedGroup[];
+  /** What came back; left out when no control runs here yet. */
+  readonly adoption?: AdoptionView;
+}
+
+export interface StoreAnswer {
+  readonly storeId: string;
+  readonly control?: { readonly controlId: string; readonly controlEpoch: number; readonly site: string };
+  readonly groups: readonly SurveyedGroup[];
+}
+
+export interface SurveyedGroup {
+  readonly group: string;
+  readonly phase: string;
+  readonly activeSite: string | undefined;
+  readonly standing: string;
+  readonly problem?: string;
+  readonly newestPoint?: { readonly barrier: number; readonly cutAt: string; readonly ageMs: number };
+  readonly damaged: readonly { readonly key: string; readonly message: string }[];
 }
 
 export interface GlobalOptions {

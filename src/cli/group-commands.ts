@@ -4,6 +4,7 @@ import { Fault } from "#model/fault.ts";
 import type { RecoveryPoint } from "../api/contract.ts";
 import type { GroupView, StatusView } from "../api/contract.ts";
 import { globalOptions, outputOf, parseDuration, type CliDependencies, type WaitOptions } from "./context.ts";
+import { describeStore } from "./control-commands.ts";
 import { beforeMove } from "./dry-run.ts";
 import { duration, size, table } from "./output.ts";
 import { startAndWatch } from "./watch-operation.ts";
@@ -25,11 +26,13 @@ interface UnprotectOptions extends WaitOptions {
   readonly yes?: boolean;
 }
 
-export function addGroupCommands(program: Command, { client, stop }: CliDependencies): void {
+export function addGroupCommands(program: Command, { client, control, stop }: CliDependencies): void {
   program
     .command("status")
     .description("sites, roles, groups: phase, health, RPO, lag, backlog, ETA")
-    .action(async (_: unknown, command: Command) => {
+    .option("--store <file>", "ask a replica store, without control: its groups, and how old their newest points are")
+    .action(async ({ store }: { readonly store?: string }, command: Command) => {
+      if (store !== undefined) return outputOf(command).answer(await control.survey({ store }), describeStore);
       outputOf(command).answer(await client(globalOptions(command).state).status(), describeStatus);
     });
 

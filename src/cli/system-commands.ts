@@ -2,12 +2,13 @@
 import type { Command } from "commander";
 import { Fault } from "#model/fault.ts";
 import { confirm } from "./confirm.ts";
+import { addControlCommands } from "./control-commands.ts";
 import { globalOptions, outputOf, type CliDependencies } from "./context.ts";
 import { answeredFailure, size, table } from "./output.ts";
 
 const ROLES = ["agent", "process-server", "master-target", "control", "worker"] as const;
 
-export function addSystemCommands(program: Command, { client, embedded, role, stop }: CliDependencies): void {
+export function addSystemCommands(program: Command, { client, embedded, control, role, stop }: CliDependencies): void {
   program
     .command("up")
     .description("start everything on this machine: two sites, all roles and their servers")
@@ -137,13 +138,14 @@ export function addSystemCommands(program: Command, { client, embedded, role, st
     );
 
   for (const name of ROLES) {
-    program
+    const one = program
       .command(name)
       .description(`the ${name} role, for a real deployment; configuration by --config FILE (JSON)`)
       .action(async (_: unknown, command: Command) => {
         // `--config` is a global option: it is taken by the program wherever it stands.
         await role(name, command.optsWithGlobals<{ readonly config: string }>().config);
       });
+    if (name === "control") addControlCommands(one, control);
   }
 }
 

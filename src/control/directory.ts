@@ -1,7 +1,9 @@
 /**
  * Who is connected. Links come and go; for a site and role the newest link is asked, for an old one may be dead without anyone having noticed.
  */
-import { Fault } from "#model/fault.ts";
+import { TERM_FIELD } from "#model/control-term.ts";
+import { Fault, isFault } from "#model/fault.ts";
+import type { ControlTerm } from "#model/format/control-records.ts";
 import type { JsonObject, JsonValue } from "#model/json.ts";
 import type { Clock } from "#ports/clock.ts";
 import type { Peer, PeerIdentity, Role } from "#ports/link.ts";
@@ -22,6 +24,8 @@ export interface Directory {
   /** Lists the peer until its link ends. */
   add(peer: Peer): void;
   connected(): readonly ConnectedRole[];
+  /** Why a site's master target obeys another control, as it said last. */
+  supersededAt(site: string): Fault | undefined;
   /** Newest first. */
   find(site: string, role: Role): readonly Peer[];
   /** Asks that role of that site. Throws PEER_UNREACHABLE when none is connected; otherwise like `Peer.call`. */
@@ -37,11 +41,15 @@ export function createDirectory({
   clock,
   log,
   mirror,
+  term,
 }: {
   readonly clock: Clock;
   readonly log: Log;
   readonly mirror: DirectoryMirror;
+  /** Stands in every call to a master target. */
+  readonly term: ControlTerm;
 }): Directory {
+  const superseded = new Map<string, Fault>();
   let links: readonly { readonly peer: Peer; readonly connectedAtMs: number }[] = [];
 
   const directory: Directory = {
@@ -65,6 +73,7 @@ export function createDirectory({
       }
       return [...newest.values()];
     },
+    supersededAt: (site) => superseded.get(site),
     find: (site, role) =>
       links.map(({ peer }) => peer).filter(({ identity }) => identity.site === site && identity.role === role),
     async call({ site, role }, method, params, timeoutMs) {
@@ -75,10 +84,24 @@ export function createDirectory({
           hint: `Start the ${role} of "${site}", or repair the network between it and control`,
         });
       }
-      return await peer.call(method, params, { timeoutMs });
+      if (role !== "master-target") return await peer.call(method, params, { timeoutMs });
+      try {
+        // Only who gives orders says its term; what reads is answered to everyone who was certified.
+        return await peer.call(method, { ...params, [TERM_FIELD]: { ...term } }, { timeoutMs });
+      } catch (error) {
+        if (isFault(error, "CONTROL_SUPERSEDED")) noteSuperseded(site, error);
+        throw error;
+      }
     },
   };
   return directory;
+
+  /** Of this site only: a master target that was captured must not keep this control from all the others. */
+  function noteSuperseded(site: string, fault: Fault): void {
+    if (superseded.get(site)?.message !== fault.message)
+      log.error("Another control gives the orders at a site now; this one gives none about it", { site, fault });
+    superseded.set(site, fault);
+  }
 }
 
 function nameOf({ site, role, name }: PeerIdentity): string {

@@ -50,6 +50,8 @@ export async function openEnrolment(options: {
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
+  /** Somebody was certified who was not before. */
+  readonly onEnrolled?: () => void;
 }): Promise<Enrolment> {
   const { file, authority, clock, random, log } = options;
   const stored = parseBook(await readJsonIfThere(file));
@@ -95,6 +97,7 @@ export async function openEnrolment(options: {
       enrolled = [...enrolled.filter((one) => !same(one, found.identity)), found.identity];
       await save();
       log.info("A role was enrolled", { identity: found.identity });
+      options.onEnrolled?.();
       return { identity: found.identity, cert, ca: authority.cert };
     },
   };
@@ -108,7 +111,8 @@ function same(one: PeerIdentity, other: PeerIdentity): boolean {
   return one.site === other.site && one.role === other.role && one.name === other.name;
 }
 
-function parseBook(json: unknown): {
+/** Throws PROTOCOL_INVALID. */
+export function parseBook(json: unknown): {
   readonly pending: readonly Pending[];
   readonly enrolled: readonly PeerIdentity[];
 } {

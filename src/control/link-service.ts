@@ -23,9 +23,12 @@ const RELAYED = {
 export function createLinkService({
   directory,
   orders,
+  onMasterTarget = () => undefined,
 }: {
   readonly directory: Directory;
   readonly orders: OrderBook;
+  /** One of this site has just connected. */
+  readonly onMasterTarget?: (site: string) => void;
 }): (peer: Peer) => Handlers {
   return (peer) => {
     switch (peer.identity.role) {
@@ -38,6 +41,7 @@ export function createLinkService({
         return {};
       case "master-target":
         directory.add(peer);
+        onMasterTarget(peer.identity.site);
         return {};
       case "agent":
       case "control":

@@ -42,10 +42,14 @@ export async function openOrderBook(options: {
   readonly folder: string;
   /** Ed25519 over the bytes, base64. */
   readonly sign: (bytes: Uint8Array) => string;
+  /** Number of this control's term: stands in every order. */
+  readonly controlEpoch: number;
+  /** Why this control may give no orders about groups that are kept at a site. */
+  readonly supersededAt?: (site: string) => Fault | undefined;
   readonly clock: Clock;
   readonly log: Log;
 }): Promise<OrderBook> {
-  const { folder, sign, clock, log } = options;
+  const { folder, sign, controlEpoch, supersededAt = () => undefined, clock, log } = options;
   const entries = new Map<string, Entry>();
   for (const name of await filesOf(folder)) {
     const entry = parseEntry(await readJsonIfThere(join(folder, name)));
@@ -85,15 +89,19 @@ export async function openOrderBook(options: {
 
     greet(peer) {
       for (const entry of entries.values()) {
+        if (supersededAt(entry.order.target.site) !== undefined) continue;
         if (entry.order.sourceSite === peer.identity.site) void keepDelivering(peer, entry);
       }
     },
 
-    async put(order, processServers) {
+    async put(asked, processServers) {
+      const superseded = supersededAt(asked.target.site);
+      if (superseded !== undefined) throw superseded;
+      const order = { ...asked, controlEpoch };
       const entry = await inTurn(turns, order.groupId, async () => {
         const text = JSON.stringify(order);
         const kept = entries.get(order.groupId);
-        if (kept?.signed.order === text) return kept;
+        if (kept !== undefined && (kept.signed.order === text || isSameOrder(kept.order, asked))) return kept;
         if (kept !== undefined && order.version <= kept.order.version) {
           throw new Fault(
             "REFUSED",
@@ -111,6 +119,7 @@ export async function openOrderBook(options: {
           version: order.version,
           state: order.state,
           epoch: order.groupEpoch,
+          controlEpoch,
         });
         return made;
       });
@@ -134,11 +143,17 @@ export async function openOrderBook(options: {
   };
 }
 
+/** One that was signed before orders said a term. */
+function isSameOrder({ controlEpoch, ...kept }: ReplicationOrder, asked: ReplicationOrder): boolean {
+  return controlEpoch === undefined && JSON.stringify(kept) === JSON.stringify(asked);
+}
+
 /** From a link: throws PROTOCOL_INVALID for what cannot be kept. Its meaning is checked by the process server. */
 export function parseOrder(json: unknown): ReplicationOrder {
   const fields = readObject(json, "order");
   readName(fields, "groupId");
   readName(fields, "sourceSite");
+  readName(readObject(fields["target"], "target"), "site");
   if (readWhole(fields, "version") < 1)
     throw new Fault("PROTOCOL_INVALID", "Expected the version of an order to be at least 1");
   return fields as unknown as ReplicationOrder; // The fields that matter here were checked above.

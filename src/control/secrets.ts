@@ -4,6 +4,16 @@ import { join } from "node:path";
 import { Fault } from "#model/fault.ts";
 import type { Random } from "#ports/random.ts";
 import { readIfThere, writeDurable } from "./durable-file.ts";
+import { parseBook } from "./enrolment.ts";
+import type { ControlSecrets } from "./recovery-key.ts";
+
+/** Where they are below the state folder. */
+export const SECRET_FILES = {
+  caCert: join("ca", "cert.pem"),
+  caKey: join("ca", "key.pem"),
+  orderKey: "order-key.pem",
+  enrolment: "enrolment.json",
+} as const satisfies Record<keyof ControlSecrets, string>;
 
 export interface OrderKey {
   /** PEM, for those who check. */
@@ -23,7 +33,7 @@ export async function ensureApiToken(stateDir: string, random: Random): Promise<
 }
 
 export async function ensureOrderKey(stateDir: string): Promise<OrderKey> {
-  const path = join(stateDir, "order-key.pem");
+  const path = join(stateDir, SECRET_FILES.orderKey);
   let pem = await readIfThere(path);
   if (pem === undefined) {
     pem = generateKeyPairSync("ed25519").privateKey.export({ type: "pkcs8", format: "pem" }).toString();
@@ -41,8 +51,8 @@ export async function ensureAuthorityFiles(
   stateDir: string,
   create: () => Promise<{ readonly cert: string; readonly key: string }>,
 ): Promise<{ readonly cert: string; readonly key: string }> {
-  const certPath = join(stateDir, "ca", "cert.pem");
-  const keyPath = join(stateDir, "ca", "key.pem");
+  const certPath = join(stateDir, SECRET_FILES.caCert);
+  const keyPath = join(stateDir, SECRET_FILES.caKey);
   const [cert, key] = await Promise.all([readIfThere(certPath), readIfThere(keyPath)]);
   if (cert !== undefined && key !== undefined) return { cert, key };
   if (cert !== undefined) {
@@ -55,4 +65,29 @@ export async function ensureAuthorityFiles(
   await writeDurable(keyPath, made.key);
   await writeDurable(certPath, made.cert);
   return made;
+}
+
+/** As the files have them, all made by now; of the enrolment book without the tokens, which are of no use to another control. */
+export async function readControlSecrets(stateDir: string): Promise<ControlSecrets> {
+  const read = async (name: keyof ControlSecrets): Promise<string> =>
+    (await readIfThere(join(stateDir, SECRET_FILES[name]))) ?? "";
+  const [caCert, caKey, orderKey, book] = await Promise.all([
+    read("caCert"),
+    read("caKey"),
+    read("orderKey"),
+    read("enrolment"),
+  ]);
+  const { enrolled } = parseBook(book === "" ? undefined : JSON.parse(book));
+  return { caCert, caKey, orderKey, enrolment: JSON.stringify({ pending: [], enrolled }) };
+}
+
+/** Those of another control take the place of what is here. The CA's certificate last: where it is, the others are. */
+export async function writeControlSecrets(stateDir: string, secrets: ControlSecrets): Promise<void> {
+  for (const name of ["caKey", "orderKey", "enrolment", "caCert"] as const)
+    await writeDurable(join(stateDir, SECRET_FILES[name]), secrets[name]);
+}
+
+/** Somebody holds a certificate of this CA. */
+export function hasEnrolled({ enrolment }: ControlSecrets): boolean {
+  return parseBook(JSON.parse(enrolment)).enrolled.length > 0;
 }

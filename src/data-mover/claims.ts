@@ -30,8 +30,11 @@ export async function listNumbers(context: StoreContext, prefix: string, after =
   });
 }
 
+/** What reading claims needs of a disk: neither its keys nor its codec. */
+export type ClaimContext = StoreContext & Pick<DiskContext, "diskId" | "names">;
+
 /** The highest claim. Throws NOT_FOUND when the disk has none. */
-export async function readHighestClaim(disk: DiskContext): Promise<DiskClaim> {
+export async function readHighestClaim(disk: ClaimContext): Promise<DiskClaim> {
   const highest = (await listNumbers(disk, disk.names.epochs)).at(-1);
   if (highest === undefined) {
     throw new Fault("NOT_FOUND", `Disk "${disk.diskId}" is not in this store`, { details: { diskId: disk.diskId } });
@@ -39,7 +42,7 @@ export async function readHighestClaim(disk: DiskContext): Promise<DiskClaim> {
   return readClaim(disk, highest);
 }
 
-export async function readClaim(disk: DiskContext, epoch: number): Promise<DiskClaim> {
+export async function readClaim(disk: ClaimContext, epoch: number): Promise<DiskClaim> {
   const key = disk.names.epoch(epoch);
   return decodeDiskClaim(await withRetries(disk, () => disk.store.get(key, storeOptions(disk))), key);
 }

@@ -14,10 +14,11 @@
  *
  * Source: docs/format.md, "Sealing".
  */
-import { createCipheriv, createDecipheriv, createSecretKey, hkdfSync, type KeyObject } from "node:crypto";
+import { createCipheriv, createDecipheriv, createHmac, createSecretKey, hkdfSync, type KeyObject } from "node:crypto";
 import { Fault } from "#model/fault.ts";
 import { FRAME_NONCE_BYTES } from "#model/format/frame-binding.ts";
 import type { Cipher } from "#model/format/header.ts";
+import type { Mac } from "#model/format/records.ts";
 
 const ALGORITHM = "aes-256-gcm";
 export const TAG_BYTES = 16;
@@ -48,6 +49,12 @@ export function deriveMacKey(
   records: "points" | "manifests" = "points",
 ): KeyObject {
   return derive(diskKey, Buffer.from(storeId), `leeward/1/${records}`);
+}
+
+/** MAC of what a site keeps as a whole: bookmarks, the catalog. */
+export function tenantMac(tenantKey: Uint8Array, storeId: string): Mac {
+  const key = deriveMacKey(createSecretKey(tenantKey), storeId);
+  return (data) => createHmac("sha256", key).update(data).digest();
 }
 
 function derive(key: KeyObject, salt: Uint8Array, purpose: string): KeyObject {

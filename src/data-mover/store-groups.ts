@@ -7,7 +7,7 @@
  */
 import { isFault } from "#model/fault.ts";
 import { isName } from "#model/format/fields.ts";
-import { groupNames, storeNames } from "#model/format/object-names.ts";
+import { groupNames, parseNumbered, storeNames } from "#model/format/object-names.ts";
 import {
   decodeBarrier,
   decodeBranchOrigin,
@@ -120,6 +120,7 @@ async function catalogOf(
   const machines = new Map<string, string>();
   const prefix = storeNames(store.root).catalog(`groups/${groupId}/`);
   for await (const { key } of store.store.list(prefix, storeOptions(store))) {
+    if (parseNumbered(prefix, key) !== undefined) continue; // A workflow's entry; names do not change over its revisions.
     const record = await intact(store, key, (data) => JSON.parse(Buffer.from(data).toString()) as unknown);
     if (typeof record !== "object" || record === null) continue;
     const { groupName: name, disks } = record as { readonly groupName?: unknown; readonly disks?: unknown };

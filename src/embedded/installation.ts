@@ -41,6 +41,11 @@ function answers(installation: Installation | undefined): installation is Instal
   return [installation.up, ...leaders].some((one) => one !== undefined && isAlive(one));
 }
 
+/** Processes of it run in this state folder, whether its API answers or not. */
+export function isRunning(state: string): boolean {
+  return answers(readInstallation(state));
+}
+
 /** URL and token of the API. Throws NOT_FOUND when nothing runs in this state folder. */
 export function apiAccess(state: string): { readonly url: string; readonly token: string } {
   const installation = readInstallation(state);

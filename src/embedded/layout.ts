@@ -9,6 +9,7 @@
  * STATE/
  *   embedded.json                what runs: pids, URLs (written by `leeward up`)
  *   ports.json
+ *   recovery-key                 opens the sealed copy of control's keys in the stores: keep a copy elsewhere
  *   sites/SITE/site.json         the process list that the site's leader keeps alive
  *   sites/SITE/logs/PROCESS.log
  *   sites/SITE/PROCESS/…         configuration, certificate and state of one process
@@ -61,11 +62,13 @@ export interface EnrolledRole {
 
 export const siteFolder = (state: string, site: string): string => join(state, "sites", site);
 export const lostMarker = (state: string, site: string): string => join(siteFolder(state, site), "lost");
+/** Beside the sites and not in one of them: a copy of it belongs to a place of its own. */
+export const recoveryKeyFile = (state: string): string => join(state, "recovery-key");
 export const controlFolder = (state: string): string => join(siteFolder(state, CONTROL_SITE), "control");
 
 const HOST = "127.0.0.1";
 
-export function port(layout: Layout, name: string): number {
+export function port(layout: Pick<Layout, "ports">, name: string): number {
   const value = layout.ports[name];
   if (value === undefined) throw new RangeError(`No port "${name}"`);
   return value;
@@ -81,7 +84,7 @@ export function urls(layout: Layout): Record<string, string> {
 }
 
 /** `control` makes the CA, so it starts without a certificate of another. */
-export function controlConfig(layout: Layout): Record<string, unknown> {
+export function controlConfig(layout: Pick<Layout, "state" | "ports">): Record<string, unknown> {
   return {
     site: CONTROL_SITE,
     stateDir: controlFolder(layout.state),
@@ -93,6 +96,7 @@ export function controlConfig(layout: Layout): Record<string, unknown> {
       uiUrl: `http://${HOST}:${port(layout, "temporal-ui")}`,
     },
     redisUrl: `redis://${HOST}:${port(layout, `${CONTROL_SITE}-redis`)}`,
+    recoveryKeyFile: recoveryKeyFile(layout.state),
     sites: SITES.map((name) => ({ name })),
   };
 }

@@ -18,6 +18,7 @@ import type { Log } from "#ports/log.ts";
 import { isUp, readInstallation, writeInstallation, type Installation } from "./installation.ts";
 import { readJsonFile, writeJsonFile, writeTextFile } from "./json-file.ts";
 import {
+  CONTROL_SITE,
   controlConfig,
   controlFolder,
   enrolledRoles,
@@ -154,7 +155,6 @@ function startLeader(layout: Layout, site: SiteName): void {
 }
 
 async function enrolAll(layout: Layout, { desk, say, stop }: UpDependencies): Promise<void> {
-  const missing = enrolledRoles(layout).filter((role) => !existsSync(join(role.identityFolder, "cert.pem")));
   const tokenFile = join(controlFolder(layout.state), "api-token");
   const url = urls(layout)["api"] ?? "";
   await until(`control answers at ${url}`, layout, stop, async () => {
@@ -164,10 +164,49 @@ async function enrolAll(layout: Layout, { desk, say, stop }: UpDependencies): Pr
       () => false,
     );
   });
-  if (missing.length === 0) return;
+  const { strangers, adopted } = certified(layout);
+  if (strangers.length > 0 && !adopted) {
+    // To enrol anybody now would make this control's keys those of an installation that does not exist.
+    say(
+      `Control has lost its state and knows nobody. What was replicated is safe, and goes on being replicated; to go on:`,
+    );
+    say(`  leeward control adopt ${masterTargetConfig(layout)} --state ${layout.state}`);
+    return;
+  }
+  const missing = enrolledRoles(layout).filter((role) => !existsSync(join(role.identityFolder, "cert.pem")));
+  const wanted = [...missing, ...strangers];
+  if (wanted.length === 0) return;
   const control = desk({ url, token: readToken(tokenFile) });
-  for (const role of missing) await control.enrol(role, await control.token(role));
-  say(`enrolled ${missing.map((role) => `${role.site}/${role.role}`).join(", ")}`);
+  for (const role of wanted) {
+    await control.enrol(role, await control.token(role));
+    if (strangers.includes(role)) restartRole(layout, role);
+  }
+  say(`enrolled ${wanted.map((role) => `${role.site}/${role.role}`).join(", ")}`);
+}
+
+/** Roles whose certificate is another CA's than control's: it lost its state, or was adopted without its old keys. */
+function certified(layout: Layout): { readonly strangers: readonly EnrolledRole[]; readonly adopted: boolean } {
+  const folder = controlFolder(layout.state);
+  const ca = readTextIfThere(join(folder, "ca", "cert.pem"));
+  const strangers = enrolledRoles(layout).filter((role) => {
+    const known = readTextIfThere(join(role.identityFolder, "ca.pem"));
+    return known !== undefined && known !== ca;
+  });
+  const control = readJsonFile(join(folder, "control.json")) as { readonly adoption?: unknown } | undefined;
+  return { strangers, adopted: control?.adoption !== undefined };
+}
+
+/** It read its certificate when it started; its leader starts it again. */
+function restartRole(layout: Layout, { site, role }: EnrolledRole): void {
+  const running = readSiteStatus(siteFolder(layout.state, site))?.processes.find(({ name }) => name === role);
+  if (running?.pid !== undefined && running.started !== undefined)
+    signal({ pid: running.pid, started: running.started }, "SIGTERM");
+}
+
+function masterTargetConfig(layout: Layout): string {
+  const role = enrolledRoles(layout).find((one) => one.site === CONTROL_SITE && one.role === "master-target");
+  if (role === undefined) throw new RangeError("The recovery site has no master target");
+  return role.configFile;
 }
 
 async function allReady(layout: Layout, { desk, say, stop }: UpDependencies): Promise<void> {
@@ -175,8 +214,10 @@ async function allReady(layout: Layout, { desk, say, stop }: UpDependencies): Pr
   const bornAt = performance.now();
   const seconds = (): string => `${((performance.now() - bornAt) / 1000).toFixed(1)} s`;
   const sites = SITES.filter((site) => !existsSync(lostMarker(layout.state, site)));
+  const { strangers, adopted } = certified(layout);
+  // They go on with what they were ordered last, and are not waited for: nobody but `control adopt` can bring them here.
   const expected = enrolledRoles(layout)
-    .filter((role) => sites.includes(role.site))
+    .filter((role) => sites.includes(role.site) && (adopted || strangers.length === 0))
     .map((role) => `${role.site}/${role.role}`);
   const control = desk({
     url: urls(layout)["api"] ?? "",
@@ -187,7 +228,7 @@ async function allReady(layout: Layout, { desk, say, stop }: UpDependencies): Pr
     for (const site of sites) {
       for (const one of readSiteStatus(siteFolder(layout.state, site))?.processes ?? []) {
         const name = `${site}/${one.name}`;
-        if (one.state !== "running") running = false;
+        if (one.state !== "running") running = running && expected.length === 0;
         else if (!told.has(name)) {
           told.add(name);
           say(`${name.padEnd(28)} running ${seconds()}`);
@@ -280,6 +321,10 @@ export async function loseSite(state: string, site: SiteName): Promise<number> {
 /** Switch a lost site on again; `up` starts its leader. */
 export function startSite(state: string, site: SiteName): void {
   rmSync(lostMarker(state, site), { force: true });
+}
+
+function readTextIfThere(file: string): string | undefined {
+  return existsSync(file) ? readFileSync(file, "utf8") : undefined;
 }
 
 function readToken(file: string): string {

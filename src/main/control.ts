@@ -15,13 +15,17 @@ import { createSiteCache } from "../adapters/redis/site-cache.ts";
 import { hypervisorProxy, masterTargetProxy, processServerProxy, type RemoteCall } from "../adapters/relay/proxy.ts";
 import type { SiteAccess } from "../api/dependencies.ts";
 import { createGroupWorkflows } from "../api/group-workflows.ts";
+import { createRebuild } from "../api/rebuild-groups.ts";
 import { serveApi } from "../api/server.ts";
 import { createApiService } from "../api/service.ts";
+import { CONTROL_STATE_FILE, ensureControlState, writeControlState } from "../control/control-state.ts";
 import { createDirectory, type Directory } from "../control/directory.ts";
 import { openEnrolment } from "../control/enrolment.ts";
+import { keyCopies } from "../control/key-copies.ts";
 import { createLinkService } from "../control/link-service.ts";
 import { openOrderBook } from "../control/order-book.ts";
-import { ensureApiToken, ensureAuthorityFiles, ensureOrderKey } from "../control/secrets.ts";
+import { ensureRecoveryKey, sealControlKeys } from "../control/recovery-key.ts";
+import { ensureApiToken, ensureAuthorityFiles, ensureOrderKey, readControlSecrets } from "../control/secrets.ts";
 
 const address = z.object({ host: z.string(), port: z.number().int().min(0).max(65_535) });
 const name = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/);
@@ -33,13 +37,15 @@ const configuration = z.object({
   link: address,
   temporal: z.object({ address: z.string(), namespace: z.string(), uiUrl: z.string().optional() }),
   redisUrl: z.string(),
+  /** Made at the first start; for a copy in a place of its own. Default: in the state folder. */
+  recoveryKeyFile: z.string().min(1).optional(),
   sites: z.array(z.object({ name })).min(1),
   version: z.string().optional(),
 });
 export type ControlConfig = z.infer<typeof configuration>;
 
 export async function run(configFile: string, stop: AbortSignal): Promise<void> {
-  const config = readConfig(configFile);
+  const config = readControlConfig(configFile);
   const control = await startControl(config, createLog({ fields: { role: "control", site: config.site } }));
   if (!stop.aborted)
     await new Promise<void>((resolve) => stop.addEventListener("abort", () => resolve(), { once: true }));
@@ -62,8 +68,20 @@ export async function startControl(
   );
   const orderKey = await ensureOrderKey(stateDir);
   const token = await ensureApiToken(stateDir, random);
-  const enrolment = await openEnrolment({ file: join(stateDir, "enrolment.json"), authority, clock, random, log });
-  const orders = await openOrderBook({ folder: join(stateDir, "orders"), sign: orderKey.sign, clock, log });
+  const stateFile = join(stateDir, CONTROL_STATE_FILE);
+  const state = await ensureControlState(stateFile);
+  const { adoption, ...term } = state;
+  const recoveryKeyFile = config.recoveryKeyFile ?? join(stateDir, "recovery-key");
+  const { key: recoveryKey, made } = await ensureRecoveryKey(recoveryKeyFile, random);
+  if (made) log.info("Made the recovery key of this control: keep a copy in another place", { recoveryKeyFile });
+  const enrolment = await openEnrolment({
+    file: join(stateDir, "enrolment.json"),
+    authority,
+    clock,
+    random,
+    log,
+    onEnrolled: () => copies.changed(),
+  });
   const cache = createSiteCache({ url: config.redisUrl, log });
   const directory = createDirectory({
     clock,
@@ -74,6 +92,22 @@ export async function startControl(
       disconnected: (identity) =>
         void cache.set(roleKey(identity), JSON.stringify({ connected: false, atMs: clock.now() })),
     },
+    term,
+  });
+  const orders = await openOrderBook({
+    folder: join(stateDir, "orders"),
+    sign: orderKey.sign,
+    controlEpoch: term.controlEpoch,
+    supersededAt: directory.supersededAt,
+    clock,
+    log,
+  });
+  const copies = keyCopies({
+    directory,
+    seal: async () =>
+      sealControlKeys(await readControlSecrets(stateDir), { ...term, recoveryKey, createdAtMs: clock.now(), random }),
+    clock,
+    log,
   });
 
   // Its own certificate is new at each start: nobody else needs to know the key, not even the disk.
@@ -87,19 +121,38 @@ export async function startControl(
     clock,
     log,
   });
-  const listener = await link.listen(config.link, createLinkService({ directory, orders }));
+  const listener = await link.listen(
+    config.link,
+    createLinkService({ directory, orders, onMasterTarget: copies.keepAt }),
+  );
 
   const connection = Connection.lazy({ address: config.temporal.address });
   const client = new Client({ connection, namespace: config.temporal.namespace });
   const version = config.version ?? packageVersion();
+  const sites = new Map(config.sites.map((one) => [one.name, siteAccess(directory, one.name)]));
+  const workflows = createGroupWorkflows({ client, clock, address: config.temporal.address });
+  const closing = new AbortController();
+  const rebuild =
+    adoption === undefined
+      ? undefined
+      : createRebuild({
+          ...adoption,
+          sites,
+          workflows,
+          save: async (rebuilt) => await writeControlState(stateFile, { ...term, adoption: { ...adoption, rebuilt } }),
+          clock,
+          log,
+        });
   const service = createApiService({
     version,
     controlSite: site,
-    sites: new Map(config.sites.map((one) => [one.name, siteAccess(directory, one.name)])),
+    sites,
+    control: { ...term, ...(rebuild === undefined ? {} : { adoption: rebuild.view }) },
+    supersededAt: directory.supersededAt,
     connected: directory.connected,
     enrolment,
     orderPublicKey: orderKey.publicKey,
-    workflows: createGroupWorkflows({ client, clock, address: config.temporal.address }),
+    workflows,
     orders: orders.groups,
     ...(config.temporal.uiUrl === undefined ? {} : { temporalUiUrl: config.temporal.uiUrl }),
     redisReachable: cache.reachable,
@@ -108,14 +161,17 @@ export async function startControl(
     log,
   });
   const api = await serveApi(config.api, { service, token, version, log });
+  const rebuilding = rebuild?.run(closing.signal);
   log.info("Control is ready", { api: api.url, link: listener.address });
 
   return {
     apiUrl: api.url,
     linkPort: listener.address.port,
     async close() {
+      closing.abort();
       await api.close();
       await listener.close();
+      await rebuilding;
       await connection.close();
       cache.close();
     },
@@ -138,7 +194,8 @@ function roleKey({ site, role, name: own }: PeerIdentity): string {
   return `leeward:role:${site}/${role}/${own}`;
 }
 
-function readConfig(file: string): ControlConfig {
+/** Throws CONFIG_INVALID. */
+export function readControlConfig(file: string): ControlConfig {
   let json: unknown;
   try {
     json = JSON.parse(readFileSync(file, "utf8"));

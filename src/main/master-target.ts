@@ -19,11 +19,13 @@ import { createQemuHypervisor } from "../adapters/qemu/qemu-hypervisor.ts";
 import { systemRandom } from "../adapters/random/system-random.ts";
 import { createSiteCache } from "../adapters/redis/site-cache.ts";
 import { serveHypervisor, serveMasterTarget } from "../adapters/relay/serve.ts";
+import { ensureStoreRecord } from "../data-mover/mover-store.ts";
 import type { ReceivedGroup } from "../data-mover/receiver.ts";
 import { exportRecords } from "../master-target/export-record.ts";
 import { exportSupervisor } from "../master-target/export-supervisor.ts";
 import { openGroupRegister, type RegisteredGroup } from "../master-target/group-register.ts";
 import { openKeyFile } from "../master-target/key-file.ts";
+import { controlGuard } from "../master-target/control-guard.ts";
 import { createMasterTarget, waitingProgress } from "../master-target/master-target.ts";
 import { createProgressBoard } from "../master-target/progress-board.ts";
 import { lockFolder } from "../master-target/process-lock.ts";
@@ -231,11 +233,23 @@ export async function startMasterTarget(config: MasterTargetConfig, log: Log): P
     }
   }
 
+  const guard = controlGuard({
+    site,
+    context: store.context,
+    ensureStore: async () => {
+      await objects.ensureBucket();
+      await ensureStoreRecord(store.context);
+    },
+    log,
+  });
   const control =
     config.control &&
     keepDialled(openMasterTargetLink({ site, name, identity, log }), config.control, {
       expect: "control",
-      handlers: { ...serveMasterTarget(masterTarget), ...serveHypervisor(hypervisor) },
+      handlers: {
+        ...serveMasterTarget(masterTarget, guard.check),
+        ...serveHypervisor(hypervisor, guard.checkMachines),
+      },
       clock: systemClock,
       random: systemRandom,
       log,

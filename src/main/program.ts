@@ -50,6 +50,10 @@ const dependencies: CliDependencies = {
     export: async (options, serving) => (await rescueCommands()).export(options, serving),
     restore: async (options, onProgress) => (await rescueCommands()).restore(options, onProgress),
   },
+  control: {
+    adopt: async (options) => (await controlCommands()).adopt(options),
+    survey: async (store) => (await controlCommands()).survey(store),
+  },
   role: async (name, configFile) => {
     const load = ROLES[name];
     if (load === undefined) throw new Fault("USAGE", `No role "${name}"`);
@@ -68,6 +72,11 @@ async function storeCommands() {
 
 async function rescueCommands() {
   return (await import("./rescue-commands.ts")).createRescueCommands(stopping.signal);
+}
+
+async function controlCommands() {
+  const { createControlCommands } = await import("./control-commands.ts");
+  return createControlCommands({ stop: stopping.signal });
 }
 
 /** The API client of this state folder, loaded at its first call. */

@@ -6,7 +6,7 @@
  * - safety is the store's (claims, fences, create-only commits); the mover is told of a fence only so that its source hears at once;
  * - a read-write export exists only for the site that the group's claim names, on a branch of its own.
  */
-import { createHmac, createSecretKey } from "node:crypto";
+import { createHmac } from "node:crypto";
 import { Fault, isFault } from "#model/fault.ts";
 import { isName } from "#model/format/fields.ts";
 import { parsePointId, storeNames } from "#model/format/object-names.ts";
@@ -21,10 +21,12 @@ import { claimBranch, createBranch, createDisk, ROOT } from "../data-mover/disk-
 import type { GroupContext } from "../data-mover/barriers.ts";
 import { claimGroupEpoch, fenceGroup, type FenceGroup } from "../data-mover/group-fence.ts";
 import { beginReturn, prepareReturn } from "../data-mover/group-return.ts";
+import { readStanding } from "../data-mover/catalog.ts";
 import { ensureStoreRecord, type MoverStore } from "../data-mover/mover-store.ts";
 import { bookmark, listPoints, readPoint, type Bookmarks } from "../data-mover/points.ts";
-import { deriveMacKey } from "../data-mover/sealing.ts";
+import { tenantMac } from "../data-mover/sealing.ts";
 import { probeStore } from "../data-mover/store-probe.ts";
+import { catalogKeeper } from "./catalog-keeper.ts";
 import { exportBranch, reprotectBranch, socketPath, type ExportRecord } from "./export-record.ts";
 import { exportRecordOf, type ExportSupervisor } from "./export-supervisor.ts";
 import type { GroupRegister, RegisteredGroup } from "./group-register.ts";
@@ -83,11 +85,8 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
     );
   };
 
-  const bookmarks = async (): Promise<Bookmarks> => {
-    const key = deriveMacKey(createSecretKey(keys.tenantKey), await store.storeId());
-    const mac: Mac = (data) => createHmac("sha256", key).update(data).digest();
-    return { mac, log };
-  };
+  const mac = async (): Promise<Mac> => tenantMac(keys.tenantKey, await store.storeId());
+  const bookmarks = async (): Promise<Bookmarks> => ({ mac: await mac(), log });
 
   const pointOf = async (group: RegisteredGroup, selector: string): Promise<RecoveryPoint> => {
     const context = await openGroup(group);
@@ -165,7 +164,19 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
       await claimBranch(context.disk(diskId), { operation, groupEpoch, activeSite: site, branch, holder });
   };
 
+  /** A master target that has forgotten the group: the store knows where it is active by now, and which branch its source writes. */
+  const asItStands = async (group: RegisteredGroup): Promise<RegisteredGroup> => {
+    const { claim, disk } = await readStanding(store.context, group.groupId);
+    if (claim === undefined || disk === undefined || claim.groupEpoch <= group.groupEpoch) return group;
+    const { activeSite, groupEpoch } = claim;
+    // The branch that the newest move ended is the source's, as long as it has not got it back.
+    const branch = activeSite === group.sourceSite ? disk.branch : claim.branch;
+    return { ...group, activeSite, groupEpoch, branch };
+  };
+
   return {
+    ...catalogKeeper({ context: store.context, mac, storeId: () => store.storeId() }),
+
     probeStore: async () => probe(),
 
     async prepareGroup({ groupId, operationId, groupName, sourceSite, disks, record, atLeastEpoch }) {
@@ -203,7 +214,7 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
       await writeCatalog(group);
       // A late repeat of a finished operation must not take the group back to where it began.
       const isNew = known?.operationId !== operationId;
-      if (isNew) await register.put(group, storeId);
+      if (isNew) await register.put(await asItStands(group), storeId);
       const current = register.get(groupId);
       if (!current.released) await mover.putGroup(current);
       if (isNew || !progress.get(groupId)) progress.put(waitingProgress(current, undefined, clock.now()));

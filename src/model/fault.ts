@@ -54,6 +54,7 @@ export const FAULTS = {
   KEY_REJECTED: { retryable: false, exit: 1 },
   // Replication
   FENCED: { retryable: false, exit: 3 },
+  CONTROL_SUPERSEDED: { retryable: false, exit: 3 },
   CHAIN_BROKEN: { retryable: false, exit: 1 },
   POINT_NOT_FOUND: { retryable: false, exit: 4 },
   NO_POINT: { retryable: true, exit: 1 },

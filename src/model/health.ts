@@ -51,6 +51,8 @@ export interface HealthFacts {
   readonly syncMovedAtMs: number;
   /** Why the master target could not be asked. */
   readonly targetFault?: FaultText;
+  /** Why the catalog could not be written. */
+  readonly catalogFault?: FaultText;
   /** After a failover: the replica machines and what of their writes is in the store. */
   readonly replica?: {
     /** Since when writes of theirs wait for a commit; zero when none do. */
@@ -238,6 +240,15 @@ function conditional(facts: HealthFacts): HealthReason[] {
       ),
     );
   }
+  if (facts.catalogFault !== undefined)
+    reasons.push(
+      warning(
+        "CATALOG_BEHIND",
+        `The catalog does not have the group as it is now: ${facts.catalogFault.code}: ${facts.catalogFault.message}`,
+        facts.catalogFault.hint ??
+          "It is written by itself once the store answers; until then do not lose this control",
+      ),
+    );
   if (has(CONDITIONS.partial))
     reasons.push(
       critical(

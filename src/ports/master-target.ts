@@ -4,6 +4,7 @@
  * Every method is idempotent by (groupId, operationId): called twice it finds what it made. All parameters and results are plain
  * JSON. Errors are Faults; those of the store pass through (STORE_…, FENCED, KEY_…).
  */
+import type { JsonObject } from "#model/json.ts";
 import type { GroupProgress, RecoveryPoint } from "./replication.ts";
 
 export interface GroupDisk {
@@ -58,6 +59,31 @@ export interface TurnResult {
   readonly port: number;
   /** Where the branch begins: what a failover can go to until the group's new state is here. */
   readonly newestPoint: RecoveryPoint | undefined;
+}
+
+/** A group as the catalog has it, with what its claims say: enough for another control plane to go on with it. */
+export interface CatalogedGroup {
+  readonly groupId: string;
+  /** Left out when no entry can be read. */
+  readonly entry?: { readonly revision: number; readonly writtenAtMs: number; readonly record: JsonObject };
+  readonly claim?: { readonly groupEpoch: number; readonly activeSite: string; readonly operation: string };
+  /** Of the group's first disk: the branch that is written now; `moving`: by nobody. */
+  readonly disk?: { readonly branch: string; readonly moving: boolean };
+  readonly newest?: { readonly barrier: number; readonly cutAtMs: number };
+  /** Newer entries that cannot be read, with why. */
+  readonly damaged: readonly { readonly key: string; readonly message: string }[];
+}
+
+/** See `SealedKeysRecord` (#model/format/control-records.ts); a master target cannot open it. */
+export interface SealedControlKeys {
+  readonly controlId: string;
+  readonly controlEpoch: number;
+  readonly createdAtMs: number;
+  readonly mark: string;
+  readonly cipher: "aes-256-gcm";
+  readonly salt: string;
+  readonly nonce: string;
+  readonly sealed: string;
 }
 
 export interface MasterTarget {
@@ -149,6 +175,24 @@ export interface MasterTarget {
   /** Close, and with `discard` delete the overlay. A read-write export commits what it has first. */
   closeExport(params: { readonly operationId: string; readonly discard: boolean }): Promise<void>;
   listExports(params: { readonly groupId?: string }): Promise<readonly ExportStatus[]>;
+
+  /**
+   * Keep what the group's workflow knows, under a revision of its own. The answer is the newest revision in the store: when it is higher, the writer
+   * goes on above it.
+   */
+  recordGroup(params: {
+    readonly groupId: string;
+    readonly revision: number;
+    readonly record: JsonObject;
+  }): Promise<{ readonly newest: number }>;
+
+  /** Every group of this site's store that has a record. Throws NOT_FOUND when there is no store yet. */
+  readCatalog(
+    params: Record<string, never>,
+  ): Promise<{ readonly storeId: string; readonly groups: readonly CatalogedGroup[] }>;
+
+  /** Keep a sealed copy of control's keys, unless the newest one has the same content. Its number. */
+  keepControlKeys(params: { readonly keys: SealedControlKeys }): Promise<{ readonly number: number }>;
 
   /** Stop receiving and forget (the store keeps everything). */
   releaseGroup(params: { readonly groupId: string; readonly operationId: string }): Promise<void>;

@@ -8,6 +8,8 @@ export interface ReplicationOrder {
   readonly groupName: string;
   /** Grows with each change of the order; a lower one is ignored. */
   readonly version: number;
+  /** The term of the control that gives it; stamped when it is signed. It counts before the version: left out, 0. */
+  readonly controlEpoch?: number;
   /** `stopped`: cut nothing, ship nothing, keep the taps serving. `paused`: taps track, nothing is shipped. */
   readonly state: "active" | "paused" | "stopped";
   readonly branch: string;

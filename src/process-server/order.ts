@@ -1,7 +1,8 @@
 /**
  * Replication orders: what they must look like, and which of two is obeyed.
  *
- * The version decides, and it only grows: an order that arrives late, or is played back by someone who recorded it, changes nothing.
+ * The version decides, and it only grows: an order that arrives late, or is played back by someone who recorded it, changes nothing. Before it counts the
+ * term of the control that signed it: one that was superseded gives no orders, whatever number it puts on them.
  */
 import { readChoice, readList, readName, readObject, readText, readWhole, type Fields } from "#model/json-reader.ts";
 import { Fault } from "#model/fault.ts";
@@ -23,6 +24,7 @@ export function parseOrder(text: string): ReplicationOrder {
     groupId: readName(fields, "groupId"),
     groupName: readText(fields, "groupName"),
     version: readWhole(fields, "version"),
+    ...(fields["controlEpoch"] === undefined ? {} : { controlEpoch: readWhole(fields, "controlEpoch") }),
     state: readChoice(fields, "state", ["active", "paused", "stopped"]),
     branch: readName(fields, "branch"),
     groupEpoch: readWhole(fields, "groupEpoch"),
@@ -57,7 +59,9 @@ export function readDiskSpec(fields: Fields): DiskSpec {
 
 /** Whether `next` replaces `kept`. The same version again changes nothing. */
 export function supersedes(next: ReplicationOrder, kept: ReplicationOrder | undefined): boolean {
-  return kept === undefined || next.version > kept.version;
+  if (kept === undefined) return true;
+  const [term, keptTerm] = [next.controlEpoch ?? 0, kept.controlEpoch ?? 0];
+  return term === keptTerm ? next.version > kept.version : term > keptTerm;
 }
 
 /** A fence holds until an order of a newer group epoch arrives: control decided anew who is active. */

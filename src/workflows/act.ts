@@ -28,6 +28,7 @@ const TIMES: Readonly<Record<keyof Activities, Times>> = {
   inspectDisks: { queue: "target", eachMs: 20 * SECOND, budgetMs: MINUTE },
   probeStore: { queue: "target", eachMs: 2 * MINUTE, budgetMs: 3 * MINUTE },
   prepareGroup: { queue: "target", eachMs: 2 * MINUTE, budgetMs: 5 * MINUTE },
+  recordGroup: { queue: "target", eachMs: 30 * SECOND, budgetMs: 2 * MINUTE },
   putOrder: { queue: "control", eachMs: 20 * SECOND, budgetMs: MINUTE },
   awaitTaps: { queue: "target", eachMs: 5 * MINUTE, budgetMs: 6 * MINUTE },
   sourceState: { queue: "target", eachMs: 30 * SECOND, budgetMs: MINUTE },

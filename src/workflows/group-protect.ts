@@ -13,6 +13,7 @@ import { MOVE_STEPS } from "#model/move-steps.ts";
 import type { ReplicationOrder } from "#ports/replication.ts";
 import { act, PRIORITY } from "./act.ts";
 import { faultOf } from "./failures.ts";
+import { keepInCatalog } from "./group-catalog.ts";
 import { leavingReplica, reopenLater } from "./group-moves.ts";
 import { currentOrder, groupDisks, nextOrder, putOperation, takeProgress, type GroupRecord } from "./group-record.ts";
 import { initialSync } from "./initial-sync.ts";
@@ -95,6 +96,8 @@ async function runProtect(record: GroupRecord, run: Runbook): Promise<void> {
         }),
       }));
       note(`${reports.length} taps`);
+      // An initial sync may take days, and should survive the loss of control.
+      await keepInCatalog(record);
     },
     { waitsFor: "the agents to serve the disks", budgetMs: TAPS_MS },
   );

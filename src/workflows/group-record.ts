@@ -17,6 +17,7 @@ import { assessHealth, healthLevel, isRpoBreach, type HealthFacts } from "#model
 import type { ExportStatus, GroupDisk } from "#ports/master-target.ts";
 import type { GroupProgress, ReplicationOrder } from "#ports/replication.ts";
 import type { FaultJson } from "#model/fault.ts";
+import { RECORD_VERSION } from "./messages.ts";
 import type {
   Afterwards,
   DueMove,
@@ -30,7 +31,6 @@ import type {
   ReplicationPolicy,
 } from "./messages.ts";
 
-export const RECORD_VERSION = 1;
 const RESULTS_MAX = 200;
 const OPERATIONS_MAX = 20;
 
@@ -66,10 +66,23 @@ export interface GroupRecord {
   /** What a running failover is to be followed by. */
   afterwards?: Afterwards;
   test?: { operationId: string; workflowId: string };
+  /** What of this record is in the catalog; see group-catalog.ts. */
+  catalog?: CatalogState;
   operations: readonly OperationState[];
   results: readonly RememberedResult[];
   /** What lists were told last: attributes are changed only with it. */
   shown: string;
+}
+
+export interface CatalogState {
+  /** Newest number that was given out. */
+  readonly revision: number;
+  /** Tells whether the record is as it was written; "" when that is not known. */
+  readonly mark: string;
+  /** Sites whose stores have entries of this group. */
+  readonly sites: readonly string[];
+  readonly fault?: FaultJson;
+  readonly retryAtMs?: number;
 }
 
 export interface ReplicaRecord {
@@ -285,6 +298,7 @@ export function healthFactsOf(record: GroupRecord, nowMs: number): HealthFacts {
     syncMovedAtMs: record.syncMovedAtMs,
     ...(progress === undefined ? {} : { progress }),
     ...(targetFault === undefined ? {} : { targetFault }),
+    ...(record.catalog?.fault === undefined ? {} : { catalogFault: record.catalog.fault }),
     ...(replica === undefined
       ? {}
       : {

@@ -4,6 +4,7 @@
  */
 import type { GroupPhase } from "#model/group-phase.ts";
 import type { HealthLevel, HealthReason } from "#model/health.ts";
+import type { JsonObject } from "#model/json.ts";
 import type { MachineConfig } from "#ports/hypervisor.ts";
 import type { ExportStatus } from "#ports/master-target.ts";
 import type { GroupProgress, RecoveryPoint } from "#ports/replication.ts";
@@ -36,8 +37,32 @@ export const WORKFLOWS = {
 export interface GroupStart {
   readonly groupId: string;
   readonly state?: unknown;
+  /** Instead of a protect: the group goes on after its workflow was lost. */
+  readonly adopted?: AdoptedGroup;
   /** Shorter than usual, for tests: length of a window, windows in one run, how long to wait for machines to answer. */
   readonly limits?: { readonly windowMs?: number; readonly windowsPerRun?: number; readonly answerMs?: number };
+}
+
+/** Version of what a group carries from run to run, and of its record in the catalog. */
+export const RECORD_VERSION = 1;
+
+/** A group whose workflow is lost: what the catalog, the claims and the target site say of it. See adopted-group.ts. */
+export interface AdoptedGroup {
+  readonly revision: number;
+  /** The lost workflow's record, as group-catalog.ts wrote it. */
+  readonly record: JsonObject;
+  readonly claim?: { readonly groupEpoch: number; readonly activeSite: string };
+  readonly disk?: { readonly branch: string; readonly moving: boolean };
+  readonly newest?: { readonly barrier: number; readonly cutAtMs: number };
+  readonly exports: readonly Pick<ExportStatus, "operationId" | "mode" | "branch" | "pointId">[];
+  /** At the target. */
+  readonly machines: readonly {
+    readonly id: string;
+    readonly name: string;
+    readonly operationId: string;
+    readonly running: boolean;
+    readonly started: boolean;
+  }[];
 }
 
 /** The one line that says what a group's workflow is; given as `staticSummary` when it is started. */

@@ -37,6 +37,8 @@ import {
   defineQuery,
 } from "@temporalio/workflow";
 import { CONDITIONS, isMoving, nextPhase } from "#model/group-phase.ts";
+import { adoptedRecord } from "./adopted-group.ts";
+import { keepInCatalog } from "./group-catalog.ts";
 import { applyEnd, applyLoss, forgetTest } from "./group-children.ts";
 import {
   emptyRecord,
@@ -53,7 +55,8 @@ import { handleUpdates, type Group } from "./group-updates.ts";
 import { groupMemo, showGroup } from "./group-view.ts";
 import { isDue, moveByItself } from "./group-timer.ts";
 import { watchProtected, watchReplicaWindow } from "./group-windows.ts";
-import { QUERIES, type GroupStart, type GroupState } from "./messages.ts";
+import { startJanitor } from "./guard.ts";
+import { groupWorkflowId, QUERIES, type GroupStart, type GroupState } from "./messages.ts";
 import { protectGroup, unprotectGroup, type Asked } from "./group-protect.ts";
 import { operationChanged, operationEnded, resourcesGone, syncProgressed } from "./signals.ts";
 import { now } from "./workflow-time.ts";
@@ -65,7 +68,8 @@ const PATIENCE_WINDOWS = 10;
 const UNUSED_MS = 60_000;
 
 export async function protectionGroup(start: GroupStart): Promise<GroupState> {
-  const record = start.state === undefined ? emptyRecord(start.groupId) : restoredRecord(start.state);
+  const { adopted: _adopted, ...further } = start;
+  const { record, leftOver } = beginning(start);
   let turn = new CancellationScope({ cancellable: true, parent: CancellationScope.current() });
   let waitsFor = "a command to protect";
   const group: Group = {
@@ -89,6 +93,7 @@ export async function protectionGroup(start: GroupStart): Promise<GroupState> {
   return await CancellationScope.nonCancellable(async () => {
     let windows = 0;
     let overdue = 0;
+    for (const operationId of leftOver) await removeLeftOver(record, operationId);
     if (record.phase === "unprotected")
       await condition(() => record.phase !== "unprotected", UNUSED_MS, { summary: "wait for the protect request" });
     while (record.phase !== "unprotected") {
@@ -98,7 +103,7 @@ export async function protectionGroup(start: GroupStart): Promise<GroupState> {
         // Search attributes go along by themselves, the memo does not.
         if (allHandlersFinished())
           return await makeContinueAsNewFunc<typeof protectionGroup>({ memo: groupMemo(record) })({
-            ...start,
+            ...further,
             state: record,
           });
         overdue += 1;
@@ -108,18 +113,35 @@ export async function protectionGroup(start: GroupStart): Promise<GroupState> {
       waitsFor = describe(record);
       group.show();
       try {
-        await turn.run(async () => await takeTurn(group, start.limits?.windowMs));
+        await turn.run(async () => {
+          await keepInCatalog(record);
+          await takeTurn(group, start.limits?.windowMs);
+        });
       } catch (error) {
         // Interrupted: something changed that the next turn looks at.
         if (!isCancellation(error)) throw error;
       }
       windows += 1;
     }
+    // Or the next control plane would take it for a group that is still protected.
+    await keepInCatalog(record, { last: true });
     waitsFor = "nothing: its protection has ended";
     group.show();
     await condition(allHandlersFinished);
     return stateOf(record);
   });
+}
+
+function beginning(start: GroupStart): { readonly record: GroupRecord; readonly leftOver: readonly string[] } {
+  if (start.state !== undefined) return { record: restoredRecord(start.state), leftOver: [] };
+  if (start.adopted !== undefined) return adoptedRecord(start.adopted, now());
+  return { record: emptyRecord(start.groupId), leftOver: [] };
+}
+
+/** Machines and exports of an operation that ended with the control plane before this one. */
+async function removeLeftOver(record: GroupRecord, operationId: string): Promise<void> {
+  const { groupId, name: groupName, targetSite: site } = record;
+  await startJanitor({ groupId, groupName, site, operationId }, `${groupWorkflowId(groupId)}/adopt/${operationId}`);
 }
 
 /** One turn of the main loop. An interrupt cancels it at any await; each turn can therefore be taken again. */

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { generateKeyPairSync, sign, verify } from "node:crypto";
+import { generateKeyPairSync, randomUUID, sign, verify } from "node:crypto";
 import { mkdtemp, readFile, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -40,10 +40,12 @@ async function withControl(use: (desk: Desk) => Promise<void>): Promise<void> {
     clock: systemClock,
     log: silentLog,
     mirror: { connected: () => undefined, disconnected: () => undefined },
+    term: { controlId: randomUUID(), controlEpoch: 1 },
   });
   const orders = await openOrderBook({
     folder: join(folder, "orders"),
     sign: (bytes) => sign(null, bytes, keys.privateKey).toString("base64"),
+    controlEpoch: 1,
     clock: systemClock,
     log: silentLog,
   });
@@ -180,7 +182,7 @@ test("an order is signed as it travels, delivered to the source site only, and i
     await dial("process-server", "primary", primary.handlers);
     await dial("process-server", "secondary", secondary.handlers);
     await until(() => primary.seen.length === 1, "the order that waited for the process server");
-    assert.deepEqual(JSON.parse(primary.seen[0]!.order), order(3));
+    assert.deepEqual(JSON.parse(primary.seen[0]!.order), order(3, { controlEpoch: 1 }));
 
     assert.deepEqual(await put(order(4)), { version: 4, delivered: true });
     assert.deepEqual(await put(order(4)), { version: 4, delivered: true }, "the same order again is no error");
@@ -196,10 +198,11 @@ test("an order is signed as it travels, delivered to the source site only, and i
     const reopened = await openOrderBook({
       folder: join(folder, "orders"),
       sign: () => "",
+      controlEpoch: 1,
       clock: systemClock,
       log: silentLog,
     });
-    assert.deepEqual(reopened.groups(), [order(4)]);
+    assert.deepEqual(reopened.groups(), [order(4, { controlEpoch: 1 })]);
     await rejection(
       reopened.put(order(4, { branch: "x" }), () => []),
       "REFUSED",

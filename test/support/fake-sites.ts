@@ -10,6 +10,7 @@
  * - `fail` hits the Nth call that changes something (or a named one), either before it acts or after it acted (its reply is lost).
  */
 import { Fault } from "#model/fault.ts";
+import type { JsonObject } from "#model/json.ts";
 import type { Hypervisor, Machine, MachineNetwork, MachineConfig, MachineDisk } from "#ports/hypervisor.ts";
 import type { ExportMode, ExportStatus, MasterTarget } from "#ports/master-target.ts";
 import type { ProcessServer } from "#ports/process-server.ts";
@@ -47,6 +48,8 @@ interface World {
   cuts: Record<string, { barrier: number; cutAtMs: number }>;
   /** Moves of disks under way: where to, and how much is there. A quarter is copied at each look. */
   moves: Record<string, { url: string; copiedBytes: number }>;
+  /** By revision. */
+  catalog: Map<number, JsonObject>;
 }
 
 export interface FakeSites {
@@ -92,6 +95,7 @@ export function createFakeSites(options: {
     machines: {},
     cuts: {},
     moves: {},
+    catalog: new Map(),
   };
   const calls: string[] = [];
   const seenOnce = new Set<string>();
@@ -308,6 +312,17 @@ export function createFakeSites(options: {
           .filter((id) => world.exports[id]!.open)
           .map(exportOf),
       ),
+    recordGroup: async ({ revision, record }) =>
+      await step("masterTarget.recordGroup", false, () => {
+        world.catalog.set(revision, record);
+        return { newest: Math.max(...world.catalog.keys()) };
+      }),
+    readCatalog: async () => {
+      throw new RangeError("Nobody rebuilds control here");
+    },
+    keepControlKeys: async () => {
+      throw new RangeError("There is no control here");
+    },
     releaseGroup: async () =>
       await step("masterTarget.releaseGroup", true, () => {
         world.released = true;

@@ -20,6 +20,8 @@ export interface RelayMethod {
   readonly fields: Readonly<Record<string, FieldType>> | readonly FieldType[];
   /** How long the caller waits, ms. */
   readonly bound: (params: Readonly<Record<string, unknown>>) => number;
+  /** Changes nothing. Everything else only the control plane of the newest term may ask of a master target. */
+  readonly reads?: true;
 }
 
 const QUICK_MS = 15_000;
@@ -32,7 +34,7 @@ const number = (value: unknown): number =>
   typeof value === "number" && Number.isFinite(value) && value >= 0 ? value : 0;
 
 export const MASTER_TARGET_METHODS: Readonly<Record<keyof MasterTarget, RelayMethod>> = {
-  probeStore: { fields: {}, bound: store },
+  probeStore: { fields: {}, bound: store, reads: true },
   prepareGroup: {
     fields: {
       groupId: "string",
@@ -51,14 +53,18 @@ export const MASTER_TARGET_METHODS: Readonly<Record<keyof MasterTarget, RelayMet
   observeGroup: {
     fields: { groupId: "string", cursor: "string", waitMs: "number" },
     bound: (params) => number(params["waitMs"]) + MARGIN_MS,
+    reads: true,
   },
-  listPoints: { fields: { groupId: "string" }, bound: store },
+  listPoints: { fields: { groupId: "string" }, bound: store, reads: true },
   bookmark: { fields: { groupId: "string", operationId: "string", barrier: "number", name: "string" }, bound: store },
   fence: { fields: { groupId: "string", operationId: "string", activeSite: "string" }, bound: store },
   openExport: { fields: { groupId: "string", operationId: "string", point: "string", mode: "string" }, bound: store },
-  exportStatus: { fields: { operationId: "string" }, bound: quick },
+  exportStatus: { fields: { operationId: "string" }, bound: quick, reads: true },
   closeExport: { fields: { operationId: "string", discard: "boolean" }, bound: store },
-  listExports: { fields: {}, bound: quick },
+  listExports: { fields: {}, bound: quick, reads: true },
+  recordGroup: { fields: { groupId: "string", revision: "number", record: "object" }, bound: store },
+  readCatalog: { fields: {}, bound: store, reads: true },
+  keepControlKeys: { fields: { keys: "object" }, bound: store },
   releaseGroup: { fields: { groupId: "string", operationId: "string" }, bound: store },
 };
 
@@ -92,8 +98,8 @@ export const HYPERVISOR_METHODS: Readonly<Record<RelayedHypervisorMethod, RelayM
     },
   },
   powerOff: { fields: ["string"], bound: () => 30_000 },
-  inspect: { fields: ["string"], bound: quick },
-  list: { fields: [], bound: quick },
+  inspect: { fields: ["string"], bound: quick, reads: true },
+  list: { fields: [], bound: quick, reads: true },
   moveDisk: { fields: ["string", "object"], bound: () => 60_000 },
   destroy: { fields: ["string"], bound: () => 30_000 },
 };

@@ -3,6 +3,7 @@
  * ask them. Parameters come from the wire, so their required fields are checked here: PROTOCOL_INVALID, before the method is called.
  */
 import { Fault } from "#model/fault.ts";
+import { TERM_FIELD } from "#model/control-term.ts";
 import type { JsonObject, JsonValue } from "#model/json.ts";
 import type { Hypervisor } from "#ports/hypervisor.ts";
 import type { Handler, Handlers } from "#ports/link.ts";
@@ -18,15 +19,18 @@ import {
 
 type HypervisorMethod = (...args: unknown[]) => Promise<JsonValue | undefined>;
 
-export function serveMasterTarget(masterTarget: MasterTarget): Handlers {
-  return serveObject("masterTarget", MASTER_TARGET_METHODS, masterTarget);
+/** Called before anything that changes something, with the term that stands beside the parameters. Throws CONTROL_SUPERSEDED. */
+export type TermCheck = (term: unknown) => Promise<void>;
+
+export function serveMasterTarget(masterTarget: MasterTarget, checkTerm?: TermCheck): Handlers {
+  return serveObject("masterTarget", MASTER_TARGET_METHODS, masterTarget, checkTerm);
 }
 
 export function serveProcessServer(processServer: ProcessServer): Handlers {
   return serveObject("processServer", PROCESS_SERVER_METHODS, processServer);
 }
 
-export function serveHypervisor(hypervisor: Hypervisor): Handlers {
+export function serveHypervisor(hypervisor: Hypervisor, checkTerm?: TermCheck): Handlers {
   const handlers: Record<string, Handler> = {};
   for (const [name, method] of Object.entries<RelayMethod>(HYPERVISOR_METHODS)) {
     handlers[`hypervisor.${name}`] = async (params) => {
@@ -36,6 +40,7 @@ export function serveHypervisor(hypervisor: Hypervisor): Handlers {
       Object.entries(method.fields).forEach(([at, type]) =>
         check(`hypervisor.${name}`, `args[${at}]`, args[Number(at)], type),
       );
+      if (method.reads !== true) await checkTerm?.(params[TERM_FIELD]);
       // By name from a table that is checked against the port; the arguments were checked above.
       const work = (hypervisor as unknown as Record<string, HypervisorMethod | undefined>)[name];
       if (work === undefined)
@@ -48,11 +53,17 @@ export function serveHypervisor(hypervisor: Hypervisor): Handlers {
   return handlers;
 }
 
-function serveObject(prefix: string, table: Readonly<Record<string, RelayMethod>>, target: object): Handlers {
+function serveObject(
+  prefix: string,
+  table: Readonly<Record<string, RelayMethod>>,
+  target: object,
+  checkTerm?: TermCheck,
+): Handlers {
   const handlers: Record<string, Handler> = {};
   for (const [name, method] of Object.entries(table)) {
-    handlers[`${prefix}.${name}`] = async (params) => {
+    handlers[`${prefix}.${name}`] = async ({ [TERM_FIELD]: term, ...params }) => {
       Object.entries(method.fields).forEach(([field, type]) => check(`${prefix}.${name}`, field, params[field], type));
+      if (method.reads !== true) await checkTerm?.(term);
       // By name from a table that is checked against the port; the parameters were checked above.
       return await (target as Record<string, (params: JsonObject) => Promise<JsonValue | undefined>>)[name]!(params);
     };

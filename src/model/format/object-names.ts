@@ -44,6 +44,12 @@ export function storeNames(root: string) {
     evidence: (path: string) => `${prefix}evidence/${path}`,
     controlEpochs: `${prefix}control/epochs/`,
     controlEpoch: (epoch: number) => `${prefix}control/epochs/${hex16(epoch)}`,
+    controlKeys: `${prefix}control/keys/`,
+    controlKey: (no: number) => `${prefix}control/keys/${hex16(no)}`,
+    catalogGroups: `${prefix}catalog/groups/`,
+    catalogGroup: (groupId: string) => `${prefix}catalog/groups/${id(groupId, "Group id")}/`,
+    catalogEntry: (groupId: string, revision: number) =>
+      `${prefix}catalog/groups/${id(groupId, "Group id")}/${hex16(revision)}`,
     /** Keys that a probe of the store may create and delete. */
     scratch: `${prefix}scratch/`,
   } as const;
