@@ -19,6 +19,8 @@ import {
   type Mac,
   type PointRecord,
 } from "#model/format/records.ts";
+import { planRetention, textOfKeeping } from "#model/retention/plan.ts";
+import { DEFAULT_RETENTION } from "#model/retention/policy.ts";
 import type { Log } from "#ports/log.ts";
 import type { RecoveryPoint } from "#ports/replication.ts";
 import { listBarriers, readBarrier, type GroupContext } from "./barriers.ts";
@@ -48,6 +50,7 @@ export interface Bookmarks {
   readonly log: Log;
 }
 
+/** Newest first. `reasonKept` is what the retention plan says of each; as long as nothing expires, also that. */
 export async function listPoints(group: GroupContext, options: ListPoints = {}): Promise<RecoveryPoint[]> {
   const limit = options.limit ?? Number.POSITIVE_INFINITY;
   const named =
@@ -73,7 +76,21 @@ export async function listPoints(group: GroupContext, options: ListPoints = {}):
     );
     points.push(...found.filter((point) => point !== undefined));
   }
-  return points;
+  return withReasons(points);
+}
+
+/** The plan over a list that is cut off at its old end says the same of what is in it, so `limit` changes no reason. */
+function withReasons(points: readonly RecoveryPoint[]): RecoveryPoint[] {
+  const facts = points.map(({ barrier, cutAtMs, grade, kind, name }) => ({
+    barrier,
+    cutAtMs,
+    restorable: true,
+    verified: grade === "verified",
+    ...(kind === "bookmark" && { bookmark: name ?? "" }),
+  }));
+  const { points: planned } = planRetention(facts, DEFAULT_RETENTION, { stops: ["not-enabled"] });
+  const reasons = new Map(planned.map((plan) => [plan.barrier, plan.keep ? textOfKeeping(plan.reasons) : plan.text]));
+  return points.map((point) => ({ ...point, reasonKept: reasons.get(point.barrier)! }));
 }
 
 const AT_ONCE = 16;

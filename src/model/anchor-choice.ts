@@ -6,10 +6,10 @@
  * Ages count from the newest cut, not from a clock.
  */
 import type { Anchor } from "./format/manifest.ts";
+import { DAY_MS, JOURNAL_WINDOW_MS_MOST } from "./retention/policy.ts";
 
-const DAY_MS = 86_400_000;
-/** Longer than any journal window that a policy offers. */
-export const ANCHOR_WINDOW_MS: number = 3 * DAY_MS;
+/** The longest journal window that a policy offers. */
+export const ANCHOR_WINDOW_MS: number = JOURNAL_WINDOW_MS_MOST;
 
 export function thinAnchors(anchors: readonly Anchor[]): Anchor[] {
   const newestMs = Math.max(0, ...anchors.map(({ cutAtMs }) => cutAtMs));
