@@ -9,10 +9,12 @@ import type { RecoveryPoint } from "#ports/replication.ts";
 import type { GroupState } from "../workflows/messages.ts";
 import type { GroupView } from "./contract.ts";
 import type { ApiDependencies } from "./dependencies.ts";
-import { lookAtGroup, type LiveFacts } from "./sites.ts";
+import { isConnected, lookAtGroup, type LiveFacts } from "./sites.ts";
 
 export async function viewOf(dependencies: ApiDependencies, state: GroupState): Promise<GroupView> {
-  return groupView(state, await lookAtGroup(dependencies, state), dependencies.clock.now());
+  const view = groupView(state, await lookAtGroup(dependencies, state), dependencies.clock.now());
+  const missing = missingRoles(dependencies, state, view.health);
+  return missing.length === 0 ? view : { ...view, health: [...view.health, ...missing] };
 }
 
 export function groupView(state: GroupState, live: LiveFacts, nowMs: number): GroupView {
@@ -59,6 +61,41 @@ export function groupView(state: GroupState, live: LiveFacts, nowMs: number): Gr
   };
 }
 
+/**
+ * The group's health is what its worker saw at its last look, through the sites' roles. Without one of them it is old news: "healthy" would be
+ * a guess.
+ */
+function missingRoles(
+  dependencies: ApiDependencies,
+  state: GroupState,
+  known: readonly HealthReason[],
+): readonly HealthReason[] {
+  const { phase, sourceSite, targetSite } = state;
+  if (phase === "unprotected") return [];
+  const said = (...codes: readonly string[]): boolean => known.some(({ code }) => codes.includes(code));
+  const seen =
+    state.observedAtMs === 0 ? "it was not looked at yet" : `last seen ${new Date(state.observedAtMs).toISOString()}`;
+  const unknown = (code: string, role: string, site: string): HealthReason => ({
+    code,
+    level: "unknown",
+    cause: `The ${role} of site "${site}" is not connected to control: how the group is now is not known, ${seen}`,
+    remedy: "It connects by itself when it runs; `leeward status` shows who is connected",
+  });
+  const reasons: HealthReason[] = [];
+  if (!dependencies.connected().some(({ identity }) => identity.role === "worker"))
+    reasons.push(unknown("WORKER_CONNECTING", "worker", dependencies.controlSite));
+  if (!isConnected(dependencies, targetSite, "master-target") && !said("TARGET_UNREACHABLE", "EXPORT_UNAVAILABLE"))
+    reasons.push(unknown("TARGET_CONNECTING", "master target", targetSite));
+  const replicates = (phase === "protected" || phase === "seeding") && !state.conditions.includes("Paused");
+  if (
+    replicates &&
+    !isConnected(dependencies, sourceSite, "process-server") &&
+    !said("SOURCE_DISCONNECTED", "SOURCE_CONNECTING", "SOURCE_FENCED", "FENCED", "TARGET_UNREACHABLE")
+  )
+    reasons.push(unknown("SOURCE_CONNECTING", "process server", sourceSite));
+  return reasons;
+}
+
 /** What the source's process server knows and the workflow does not look at. */
 function sourceHealth(state: GroupState, source: SourceState | undefined): readonly HealthReason[] {
   if (source === undefined) return [];
@@ -69,7 +106,7 @@ function sourceHealth(state: GroupState, source: SourceState | undefined): reado
         code: "OLD_SOURCE_FENCED",
         level: "warning",
         cause: `Site "${state.sourceSite}" is back and replicates nothing: site "${state.activeSite}" is active with epoch ${state.epoch}${source.fault === undefined ? "" : ` (${source.fault.code}: ${source.fault.message})`}`,
-        remedy: `Keep its machines switched off; their state is older than what runs at "${state.activeSite}"`,
+        remedy: `Keep its machines switched off: nothing that they write there is replicated${state.phase === "failed-over" ? `. If it is that site that has what you need, "leeward undo ${state.name}" goes back to it` : ""}`,
       },
     ];
   }

@@ -108,7 +108,7 @@ export const bodies = {
 
 const healthReason = z.looseObject({
   code: z.string(),
-  level: z.enum(["warning", "critical"]),
+  level: z.enum(["unknown", "warning", "critical"]),
   cause: z.string(),
   remedy: z.string(),
 });

@@ -8,7 +8,8 @@
  */
 import { CONDITIONS, isMoving, type GroupPhase } from "./group-phase.ts";
 
-export type HealthLevel = "warning" | "critical";
+/** `unknown`: something is just coming up, and whether it is well will be known in a moment. */
+export type HealthLevel = "unknown" | "warning" | "critical";
 
 export interface HealthReason {
   readonly code: string;
@@ -22,6 +23,8 @@ export const SYNC_STALLED_MS = 60_000;
 /** RPO_BREACH turns from warning to critical at this multiple of the threshold. */
 export const RPO_CRITICAL_FACTOR = 3;
 
+/** A source has this long to connect after its target, or its order, was started anew. Until then nobody calls it lost. */
+export const CONNECT_GRACE_MS = 30_000;
 /** How often a replica machine that died is started again before a person is asked. */
 export const RESTART_TRIES = 5;
 
@@ -47,6 +50,8 @@ export interface HealthFacts {
     /** Zero: no point yet. */
     readonly currentAsOfMs: number;
   };
+  /** Since when the source is expected to connect, because the target or its order was started anew; absent once it has. */
+  readonly connectingSinceMs?: number;
   /** When the remaining bytes of a sync last got fewer. */
   readonly syncMovedAtMs: number;
   /** Why the master target could not be asked. */
@@ -66,18 +71,23 @@ export interface HealthFacts {
   };
 }
 
+/** From the least to the worst. */
+const LEVELS: readonly HealthLevel[] = ["unknown", "warning", "critical"];
+
 /** Reasons, worst first. */
 export function assessHealth(facts: HealthFacts): readonly HealthReason[] {
   const reasons =
     facts.phase === "failed-over" || facts.phase === "committed" ? afterFailover(facts) : replicating(facts);
-  return [...reasons, ...conditional(facts)].sort(
-    (a, b) => Number(b.level === "critical") - Number(a.level === "critical"),
-  );
+  return [...reasons, ...conditional(facts)].sort((a, b) => LEVELS.indexOf(b.level) - LEVELS.indexOf(a.level));
 }
 
 export function healthLevel(reasons: readonly HealthReason[]): "healthy" | HealthLevel {
-  if (reasons.some((reason) => reason.level === "critical")) return "critical";
-  return reasons.length === 0 ? "healthy" : "warning";
+  return LEVELS.findLast((level) => reasons.some((reason) => reason.level === level)) ?? "healthy";
+}
+
+/** Whether the source has had less than its time to connect, as of `nowMs`. */
+export function isConnecting(connectingSinceMs: number | undefined, nowMs: number): boolean {
+  return connectingSinceMs !== undefined && nowMs - connectingSinceMs < CONNECT_GRACE_MS;
 }
 
 export function isRpoBreach(reasons: readonly HealthReason[]): boolean {
@@ -99,6 +109,7 @@ function replicating(facts: HealthFacts): HealthReason[] {
   const reasons: HealthReason[] = [];
   const { progress } = facts;
   const paused = facts.conditions.includes(CONDITIONS.paused);
+  const connecting = isConnecting(facts.connectingSinceMs, facts.nowMs);
   if (facts.targetFault !== undefined) {
     reasons.push(
       critical(
@@ -127,6 +138,13 @@ function replicating(facts: HealthFacts): HealthReason[] {
           progress.fault?.hint ?? "Look at the master target's log",
         ),
       );
+    } else if (!progress.connected && facts.targetFault === undefined && !paused && connecting) {
+      reasons.push({
+        code: "SOURCE_CONNECTING",
+        level: "unknown",
+        cause: `The process server of site "${facts.sourceSite}" is expected to connect since ${duration(facts.nowMs - (facts.connectingSinceMs ?? facts.nowMs))}`,
+        remedy: `It does so by itself; after ${duration(CONNECT_GRACE_MS)} it counts as not connected`,
+      });
     } else if (!progress.connected && facts.targetFault === undefined && !paused) {
       reasons.push(
         critical(

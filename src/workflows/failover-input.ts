@@ -12,6 +12,8 @@ export interface FailoverInput {
   readonly mode: "unplanned" | "planned";
   readonly point: string;
   readonly sourceLost: boolean;
+  /** At the group's last look the source was connected. */
+  readonly sourceSeen?: boolean;
   readonly sourceSite: string;
   readonly targetSite: string;
   readonly machines: readonly ProtectedMachine[];

@@ -24,7 +24,8 @@ const FINAL_CUT_MS = 90_000;
 
 /** Throws when a person would have to decide first: nothing has happened yet. */
 export async function preCheck(input: FailoverInput): Promise<string> {
-  if (input.sourceLost) return `site "${input.sourceSite}" is lost, says ${input.by}`;
+  if (input.sourceLost)
+    return `site "${input.sourceSite}" is lost, says ${input.by}${input.sourceSeen === true ? "; it was connected when last seen" : ""}`;
   const seen = await act(
     "sourceState",
     { site: input.sourceSite, groupId: input.groupId, timeoutMs: PRE_CHECK_MS },

@@ -18,6 +18,7 @@ import { Fault } from "#model/fault.ts";
 import { PRIORITY } from "./act.ts";
 import { failover } from "./failover.ts";
 import {
+  expectConnection,
   FAILOVER_CONDITIONS,
   nextOrder,
   operationOf,
@@ -65,6 +66,7 @@ export async function beginFailover(
         mode: request.mode,
         point: request.point,
         sourceLost: request.sourceLost,
+        sourceSeen: record.progress?.connected === true && record.targetFault === undefined,
         sourceSite: record.sourceSite,
         targetSite: record.targetSite,
         machines: record.machines,
@@ -203,7 +205,7 @@ function applyFailover(record: GroupRecord, operation: OperationState, outcome: 
   setCondition(record, CONDITIONS.sourceFenced, outcome.sourceFenced);
   // Epoch and branch may have changed since the last order: it is made anew, from what the target then says.
   record.orderDue = !outcome.sourceFenced;
-  record.connectionUnknown = true;
+  expectConnection(record, now());
 }
 
 /** An operation's workflow ended without a report. What it had reported before decides what is assumed. */

@@ -10,6 +10,7 @@ import { CONDITIONS, nextPhase } from "#model/group-phase.ts";
 import { PRIORITY } from "./act.ts";
 import { changePoint } from "./change-point.ts";
 import {
+  expectConnection,
   FAILOVER_CONDITIONS,
   hasCondition,
   putOperation,
@@ -214,7 +215,7 @@ export function applyUndo(record: GroupRecord, operation: OperationState, outcom
   delete record.replica;
   // The source replicates again once it has the order, under the epoch and on the branch that the target then says.
   record.orderDue = true;
-  record.connectionUnknown = true;
+  expectConnection(record, now());
 }
 
 export function applyChangePoint(record: GroupRecord, operation: OperationState, outcome: ChangePointOutcome): void {

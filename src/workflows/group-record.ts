@@ -13,7 +13,7 @@ import {
   type GroupCondition,
   type GroupFacts,
 } from "#model/group-phase.ts";
-import { assessHealth, healthLevel, isRpoBreach, type HealthFacts } from "#model/health.ts";
+import { assessHealth, healthLevel, isConnecting, isRpoBreach, type HealthFacts } from "#model/health.ts";
 import type { ExportStatus, GroupDisk } from "#ports/master-target.ts";
 import type { GroupProgress, ReplicationOrder } from "#ports/replication.ts";
 import type { FaultJson } from "#model/fault.ts";
@@ -59,6 +59,10 @@ export interface GroupRecord {
   observedAtMs: number;
   /** Since the last look something was done that makes what it saw of the connection worthless. */
   connectionUnknown?: boolean;
+  /** Since when the source is expected to connect: after a start of the target, or of its order. Absent once it has. */
+  connectingSinceMs?: number;
+  /** This run gives the source its time to connect. Runs that began before there was such a thing go on without. */
+  connectGrace?: boolean;
   syncMovedAtMs: number;
   targetFault?: FaultJson;
   /** The failover whose machines run at the target. */
@@ -256,12 +260,23 @@ export function takeProgress(record: GroupRecord, progress: GroupProgress, curso
   record.progress = progress;
   record.cursor = cursor;
   record.observedAtMs = nowMs;
+  if (progress.connected) delete record.connectingSinceMs;
+  // Not heard of since the target started: it is on its way. One that was there and is gone is another matter.
+  else if (progress.state === "waiting" && record.connectGrace === true) record.connectingSinceMs ??= nowMs;
   delete record.targetFault;
   delete record.connectionUnknown;
 }
 
+/** Something was done after which the source must connect anew. */
+export function expectConnection(record: GroupRecord, nowMs: number): void {
+  record.connectionUnknown = true;
+  if (record.connectGrace === true) record.connectingSinceMs = nowMs;
+}
+
 export function factsOf(record: GroupRecord): GroupFacts {
   const { replica } = record;
+  const connectionUnknown =
+    record.connectionUnknown === true || isConnecting(record.connectingSinceMs, record.observedAtMs);
   return {
     name: record.name,
     phase: record.phase,
@@ -269,7 +284,7 @@ export function factsOf(record: GroupRecord): GroupFacts {
     hasPoint: (record.progress?.barrier ?? 0) > 0,
     // After a failover nobody watches the source's connection: it is asked when it matters.
     sourceConnected:
-      !runsAtTarget(record.phase) && record.targetFault === undefined && record.connectionUnknown !== true
+      !runsAtTarget(record.phase) && record.targetFault === undefined && !connectionUnknown
         ? record.progress?.connected
         : undefined,
     ...(replica === undefined ? {} : { replica: replicaMachines(replica) }),
@@ -296,6 +311,7 @@ export function healthFactsOf(record: GroupRecord, nowMs: number): HealthFacts {
     nowMs,
     rpoThresholdMs: record.policy.rpoThresholdMs,
     syncMovedAtMs: record.syncMovedAtMs,
+    ...(record.connectingSinceMs === undefined ? {} : { connectingSinceMs: record.connectingSinceMs }),
     ...(progress === undefined ? {} : { progress }),
     ...(targetFault === undefined ? {} : { targetFault }),
     ...(record.catalog?.fault === undefined ? {} : { catalogFault: record.catalog.fault }),

@@ -22,6 +22,7 @@ import { failureOf, faultOf } from "./failures.ts";
 import { bookmark } from "./group-bookmark.ts";
 import { beginCleanup, beginFailover, beginTest, childWorkflowId, applyLoss, preemptTest } from "./group-children.ts";
 import {
+  expectConnection,
   factsOf,
   hasCondition,
   nextOrder,
@@ -144,7 +145,7 @@ export function handleUpdates(group: Group): void {
     handle: async (request) => {
       if (hasCondition(record, CONDITIONS.sourceFenced)) await giveBack(group, request);
       else await putOrder(nextOrder(record, "active"), record.targetSite, "resume replication");
-      record.connectionUnknown = true;
+      expectConnection(record, now());
       if (record.phase === "protected") setCondition(record, CONDITIONS.paused, false);
       group.interrupt();
       return done(record, request);

@@ -32,6 +32,7 @@ import {
   isCancellation,
   log,
   makeContinueAsNewFunc,
+  patched,
   setHandler,
   workflowInfo,
   defineQuery,
@@ -70,6 +71,7 @@ const UNUSED_MS = 60_000;
 export async function protectionGroup(start: GroupStart): Promise<GroupState> {
   const { adopted: _adopted, ...further } = start;
   const { record, leftOver } = beginning(start);
+  record.connectGrace = patched("connect-grace");
   let turn = new CancellationScope({ cancellable: true, parent: CancellationScope.current() });
   let waitsFor = "a command to protect";
   const group: Group = {

@@ -29,6 +29,8 @@ let fleet: Fleet;
 let sites: FakeSites;
 let server: ApiServer;
 let api: ApiClient;
+/** Roles of the target that are not connected to control. */
+const away = new Set<string>();
 const exports = new Map<string, ExportStatus>();
 const asked: string[] = [];
 
@@ -53,7 +55,10 @@ before(async () => {
     ]),
     connected: () => [
       { identity: { site: SOURCE, role: "process-server", name: "ps" }, connectedAtMs: 1 },
-      { identity: { site: TARGET, role: "master-target", name: "mt" }, connectedAtMs: 1 },
+      ...(away.has("master-target")
+        ? []
+        : [{ identity: { site: TARGET, role: "master-target" as const, name: "mt" }, connectedAtMs: 1 }]),
+      { identity: { site: TARGET, role: "worker", name: "w" }, connectedAtMs: 1 },
     ],
     enrolment: {
       caFingerprint: "ab",
@@ -267,6 +272,21 @@ test("operations are found by id, wait for their end, and refuse to be cancelled
     all.map(({ startedAtMs }) => startedAtMs),
     all.map(({ startedAtMs }) => startedAtMs).toSorted((a, b) => b - a),
   );
+});
+
+test("without the role that would have to be asked, nobody calls a group healthy", async () => {
+  assert.deepEqual((await api.group("web")).health, []);
+  away.add("master-target");
+  try {
+    const { health } = await api.group("web");
+    assert.deepEqual(
+      health.map(({ code, level }) => `${code} ${level}`),
+      ["TARGET_CONNECTING unknown"],
+    );
+    assert.match(health[0]?.cause ?? "", /not connected to control.*last seen \d{4}-/);
+  } finally {
+    away.clear();
+  }
 });
 
 test("a dry run says the steps, the point and its age, what would be lost, and what keeps a move from being done", async () => {

@@ -1,7 +1,15 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { CONDITIONS } from "#model/group-phase.ts";
-import { assessHealth, duration, healthLevel, isRpoBreach, SYNC_STALLED_MS, type HealthFacts } from "#model/health.ts";
+import {
+  assessHealth,
+  CONNECT_GRACE_MS,
+  duration,
+  healthLevel,
+  isRpoBreach,
+  SYNC_STALLED_MS,
+  type HealthFacts,
+} from "#model/health.ts";
 
 const NOW = 1_800_000_000_000;
 const live = { state: "live", connected: true, currentAsOfMs: NOW - 2_000 } as const;
@@ -40,6 +48,23 @@ test("a source that is away says what to type if it is lost; the worst reason co
   );
   assert.match(reasons[0]?.remedy ?? "", /leeward failover web --source-lost/);
   assert.equal(healthLevel(reasons), "critical");
+});
+
+test("a source that is expected to connect has its time, in which nobody calls it lost", () => {
+  const waiting = { state: "waiting", connected: false, currentAsOfMs: NOW - 2_000 } as const;
+  const reasons = assessHealth(facts({ progress: waiting, connectingSinceMs: NOW - 5_000 }));
+  assert.deepEqual(
+    reasons.map(({ code, level }) => `${code} ${level}`),
+    ["SOURCE_CONNECTING unknown"],
+  );
+  assert.equal(healthLevel(reasons), "unknown");
+  assert.match(reasons[0]?.cause ?? "", /since 5 s/);
+  assert.ok(!JSON.stringify(reasons).includes("--source-lost"));
+  const late = { progress: waiting, connectingSinceMs: NOW - CONNECT_GRACE_MS };
+  assert.deepEqual(codes(late), ["SOURCE_DISCONNECTED critical"]);
+  // A worse reason comes first.
+  const breach = { progress: { ...waiting, currentAsOfMs: NOW - 60_000 }, connectingSinceMs: NOW };
+  assert.deepEqual(codes(breach), ["RPO_BREACH critical", "SOURCE_CONNECTING unknown"]);
 });
 
 test("fenced, failed and unreachable are told apart, with the fault's own words", () => {

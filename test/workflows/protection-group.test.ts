@@ -183,3 +183,18 @@ test("lists show phase and health as search attributes; the run shows its detail
   const description = await handle.describe();
   assert.match((await description.staticSummary()) ?? "", /primary → secondary, RPO 15 s/);
 });
+
+test("after a resume the source has its time to connect: nobody calls it lost, and a failover asks it first", async () => {
+  const group = await harness.world();
+  await group.protected();
+  await group.update("pause", { operationId: "p1" });
+  // As with a real target, the stream of a paused source is down.
+  group.sites.loseSource(true);
+  await group.until("paused and away", (state) => state.progress?.connected === false);
+  await group.update("resume", { operationId: "r1" });
+  const state = await group.until("seen again", (one) => one.health.some(({ code }) => code === "SOURCE_CONNECTING"));
+  assert.ok(!state.health.some(({ code }) => code === "SOURCE_DISCONNECTED"));
+  assert.ok(!JSON.stringify(state.health).includes("--source-lost"));
+  group.sites.loseSource(false);
+  await group.until("well", (one) => one.health.length === 0);
+});
