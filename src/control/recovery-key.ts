@@ -5,7 +5,7 @@
  * takes over; without it every role is enrolled again, and nothing else is lost. A master target keeps the sealed copy and cannot open it: it has the
  * bucket, and never this key.
  *
- * Source: docs/format.md, "The control plane"; docs/decisions/0016-control-terms.md.
+ * Source: docs/format.md, "The control plane"; docs/decisions/0017-control-terms.md.
  */
 import { createCipheriv, createDecipheriv, createHmac, hkdfSync } from "node:crypto";
 import { Fault } from "#model/fault.ts";

@@ -5,7 +5,7 @@
  * gives an order; so a control that was superseded in one store may learn it from another one only later, and two that were adopted from different
  * stores at once each hold one, and are both stopped at the other's: visible, and mended by adopting once more.
  *
- * Source: docs/decisions/0016-control-terms.md.
+ * Source: docs/decisions/0017-control-terms.md.
  */
 import { Fault } from "#model/fault.ts";
 import {

@@ -10,7 +10,7 @@
  * - interrupted anywhere, it is simply run again: a claim that was not used costs a number;
  * - keys of an installation that is alive are never replaced.
  *
- * Source: docs/runbook-control.md; docs/decisions/0016-control-terms.md.
+ * Source: docs/runbook-control.md; docs/decisions/0017-control-terms.md.
  */
 import { randomUUID } from "node:crypto";
 import { join } from "node:path";
