@@ -21,10 +21,10 @@ import { storeMapShard } from "./map-store.ts";
 import { mergeShard, readShard } from "./shard-source.ts";
 
 /**
- * No cut is further behind an anchor than this. 500 indexes are read in well under a second from a store nearby, and are 40 minutes of 5 s
- * cycles; 4 MiB of index name some 400,000 frames, which are 15 MB while they are flattened.
+ * No cut is further behind an anchor than this. 250 indexes are read in a second even from a store that is busy, and are 20 minutes of 5 s cycles;
+ * 100,000 extents are less than 4 MB in memory, and 25 GiB of an initial sync.
  */
-export const ANCHOR_LIMITS: ReplayLimits = { commits: 500, indexBytes: 4 << 20 };
+export const ANCHOR_LIMITS: ReplayLimits = { commits: 250, extents: 100_000 };
 
 /**
  * Make anchors up to `target` until it is within `limits` of one. Resolves to those that were made.

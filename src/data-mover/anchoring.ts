@@ -1,5 +1,5 @@
 /**
- * Anchors in the background of a disk that is written: every so many commits, or so much index, they are flattened.
+ * Anchors in the background of a disk that is written: every so many commits, or so many extents, they are flattened.
  *
  * Nothing waits for it and nothing depends on it. What fails is said to the log and tried again some commits later; meanwhile opening a cut
  * takes longer. Work that is interrupted leaves objects that nobody names.
@@ -12,8 +12,8 @@ import type { MapAccess } from "./map-access.ts";
 import type { Slots } from "./segment-upload.ts";
 
 export interface Anchoring {
-  /** A commit counts; its index has so many bytes as stored. Returns at once. */
-  committed(position: ImagePosition, indexBytes: number): void;
+  /** A commit counts; it has so many extents. Returns at once. */
+  committed(position: ImagePosition, extents: number): void;
   /** Settles when nothing is under way; nothing is begun any more. */
   close(): Promise<void>;
 }
@@ -29,20 +29,20 @@ export function startAnchoring(
   const limits = options.limits ?? ANCHOR_LIMITS;
   const stop = new AbortController();
   /** Behind the last anchor; undefined until that was looked up. */
-  let behind: { commits: number; indexBytes: number } | undefined;
+  let behind: { commits: number; extents: number } | undefined;
   let newest: ImagePosition | undefined;
   let running: Promise<void> | undefined;
 
-  const lookUp = async ({ branch, seq }: ImagePosition): Promise<{ commits: number; indexBytes: number }> => {
+  const lookUp = async ({ branch, seq }: ImagePosition): Promise<{ commits: number; extents: number }> => {
     const { anchors } = await readNewestManifest(access);
     for await (const anchor of anchorsOnLine(access.disk, anchors, { branch, seq }))
       // Of what lies on a parent, only the own branch's part is counted: it is as bounded.
-      return { commits: seq - (anchor.branch === branch ? anchor.seq : 0), indexBytes: 0 };
-    return { commits: seq, indexBytes: 0 };
+      return { commits: seq - (anchor.branch === branch ? anchor.seq : 0), extents: 0 };
+    return { commits: seq, extents: 0 };
   };
 
   const isDue = (): boolean =>
-    behind !== undefined && (behind.commits >= limits.commits || behind.indexBytes >= limits.indexBytes);
+    behind !== undefined && (behind.commits >= limits.commits || behind.extents >= limits.extents);
 
   const run = async (): Promise<void> => {
     const free = await options.turns.acquire(stop.signal);
@@ -56,7 +56,7 @@ export function startAnchoring(
           access.log?.info("An anchor was made", { disk: access.disk.diskId, branch, seq, shards: maps.length });
         // What came meanwhile stays counted; the rest is less than a step behind.
         behind.commits -= counted.commits;
-        behind.indexBytes -= counted.indexBytes;
+        behind.extents -= counted.extents;
       }
     } finally {
       free();
@@ -73,17 +73,17 @@ export function startAnchoring(
         disk: access.disk.diskId,
         fault: error.toJSON(),
       });
-      behind = { commits: limits.commits - Math.ceil(limits.commits / RETRY_SHARE), indexBytes: 0 };
+      behind = { commits: limits.commits - Math.ceil(limits.commits / RETRY_SHARE), extents: 0 };
     }
   };
 
   return {
-    committed(position, indexBytes) {
+    committed(position, extents) {
       if (stop.signal.aborted) return;
       newest = position;
       if (behind !== undefined) {
         behind.commits++;
-        behind.indexBytes += indexBytes;
+        behind.extents += extents;
       }
       if (running === undefined && (behind === undefined || isDue()))
         running = runSafely().finally(() => (running = undefined));

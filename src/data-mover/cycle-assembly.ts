@@ -53,7 +53,7 @@ export interface CycleAssembly {
   seal(
     place: CommitPlace,
     details: Omit<CommitDetails, "segments" | "firstWriteMs" | "diskSizeBytes" | "sectorBytes">,
-  ): SealedCommit & { readonly indexBytes: number };
+  ): SealedCommit & { readonly extents: number };
   /** Take nothing more, stop uploading. At once; what was received stays until `release`, for its commit may be on its way. */
   abort(reason: Fault): void;
   /** Give back the buffers; the caller knows that no commit of it is on its way. */
@@ -151,7 +151,7 @@ export function cycleAssembly(
         sectorBytes: options.sectorBytes,
         segments: stored,
       });
-      return { body: sealed.bytes, commitHash: sealed.commitHash, indexBytes: sealed.header.indexBytes };
+      return { body: sealed.bytes, commitHash: sealed.commitHash, extents: sealed.header.extentCount };
     },
     abort(reason) {
       abort.abort(reason);

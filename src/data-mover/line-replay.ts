@@ -40,8 +40,8 @@ export interface Replay {
 
 export interface ReplayLimits {
   readonly commits: number;
-  /** Of indexes as stored. */
-  readonly indexBytes: number;
+  /** Of all commits together; each costs some 34 bytes of memory with its frame. */
+  readonly extents: number;
 }
 
 /**
@@ -64,7 +64,7 @@ export async function replayLine(
   let last: Replay["last"];
   let resized = false;
   let commits = 0;
-  let indexBytes = 0;
+  let extentCount = 0;
   const ended = (limited: boolean): Replay => ({ extents: maps.finish(), places, last, shape, resized, limited });
 
   for await (const commit of readBranch(disk, position.branch, position)) {
@@ -84,10 +84,10 @@ export async function replayLine(
       const { diskSizeBytes, sectorBytes, cutMs } = head.header;
       resized ||= shape !== undefined && shape.sizeBytes !== diskSizeBytes;
       shape = { sizeBytes: diskSizeBytes, sectorBytes, cutAtMs: cutMs };
-      indexBytes += head.header.indexBytes;
+      extentCount += extents.count;
     }
     commits++;
-    if (limits && shape && (commits >= limits.commits || indexBytes >= limits.indexBytes)) return ended(true);
+    if (limits && shape && (commits >= limits.commits || extentCount >= limits.extents)) return ended(true);
   }
   return ended(false);
 }

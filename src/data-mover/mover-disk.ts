@@ -234,20 +234,20 @@ export function moverDisk(disk: OpenedDisk, deps: MoverDiskDeps): MoverDisk {
           const current = await ready();
           if (current.data.cycle >= assembly.cycle) return current.data;
           assertAt(current.data, request.base); // [compare base]
-          let [bytes, indexBytes] = [0, 0];
+          let [bytes, extents] = [0, 0];
           data = await current.commit({
             cycle: assembly.cycle,
             cutAtMs: request.cutAtMs,
             seal(place) {
               const sealed = assembly.seal(place, request.details);
               bytes = sealed.body.length;
-              indexBytes = sealed.indexBytes;
+              extents = sealed.extents;
               return sealed;
             },
           });
           storedBytes += bytes;
           trouble = undefined;
-          deps.anchoring?.committed({ branch: current.branch, seq: data.seq, commitHash: data.commitHash }, indexBytes);
+          deps.anchoring?.committed({ branch: current.branch, seq: data.seq, commitHash: data.commitHash }, extents);
           return data;
         } catch (error) {
           writer = undefined;

@@ -9,7 +9,7 @@ import { slots } from "../../src/data-mover/segment-upload.ts";
 import { DISK_ID, STORE_ID } from "../support/format-samples.ts";
 import { createHistory, firstDifference, type History, SIZE_BYTES } from "./history-fixture.ts";
 
-const LIMITS = { commits: 4, indexBytes: 1 << 20 };
+const LIMITS = { commits: 4, extents: 1e6 };
 const HISTORIES = Number(process.env["LEEWARD_HISTORIES"] ?? 40);
 const SEED = process.env["LEEWARD_SEED"] ?? "anchors";
 

@@ -17,7 +17,7 @@ const random = seededRandom("golden maps v1");
 const clock = { ...context.clock, now: () => 1_786_000_000_000 };
 const disk = { ...context, random, clock };
 const keys = { ...keyring, current: () => Promise.resolve({ id: KEY_ID, key: keyring.keyOf(KEY_ID) }) };
-await makeAnchors({ disk, keyring: keys, storeId: STORE_ID }, { branch: "root", seq: 2 }, { limits: { commits: 2, indexBytes: 1e9 } });
+await makeAnchors({ disk, keyring: keys, storeId: STORE_ID }, { branch: "root", seq: 2 }, { limits: { commits: 2, extents: 1e9 } });
 
 const folder = new URL("./maps/", import.meta.url);
 for (const [key, data] of store.objects) {
