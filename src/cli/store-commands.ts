@@ -2,8 +2,18 @@
 import type { Command } from "commander";
 import { Fault } from "#model/fault.ts";
 import { outputOf, type CliDependencies } from "./context.ts";
-import { duration, size, table, type Output } from "./output.ts";
-import type { PointChoice, RescueListing, RestoredDiskView, StoreChoice, TransferProgress } from "./rescue-contract.ts";
+import { answeredFailure, duration, size, table, type Output } from "./output.ts";
+import type {
+  CheckFinding,
+  CheckProgress,
+  PointChoice,
+  RescueListing,
+  RestoredDiskView,
+  StoreChoice,
+  StoreFigures,
+  StoreReport,
+  TransferProgress,
+} from "./rescue-contract.ts";
 
 export function addStoreCommands(program: Command, { rescue }: CliDependencies): void {
   const store = program.command("store").description("the replica store");
@@ -11,6 +21,16 @@ export function addStoreCommands(program: Command, { rescue }: CliDependencies):
     .description("is this S3 safe to keep a replica in?")
     .action(async (options: StoreChoice, command: Command) => {
       outputOf(command).answer(await rescue.probe(options), (value) => `Safe: ${JSON.stringify(value)}`);
+    });
+
+  addCheck(withStore(store.command("check")), rescue);
+  withStore(store.command("stats"))
+    .option("--price <perGbMonth>", "price of a GB for a month, to say what it costs")
+    .description("objects and bytes by kind and disk, compression, newest point, cost")
+    .action(async (options: StoreChoice & { readonly price?: string }, command: Command) => {
+      const { price, ...choice } = options;
+      const pricePerGb = price === undefined ? {} : { pricePerGb: number(price, "--price") };
+      outputOf(command).answer(await rescue.stats({ ...choice, ...pricePerGb }), describeFigures);
     });
 
   const save = program
@@ -40,6 +60,7 @@ export function addStoreCommands(program: Command, { rescue }: CliDependencies):
           output.say(`The newest ${limit} points of each group; --all lists the others too`);
       },
     );
+  addCheck(withStore(save.command("check")), rescue);
   withPoint(withStore(save.command("export")))
     .option("--writable", "on a throw-away overlay")
     .option("--scratch <dir>", "folder for the sockets and the overlay (the temporary one, if left out)")
@@ -72,6 +93,27 @@ export function addStoreCommands(program: Command, { rescue }: CliDependencies):
         output.answer(restored, describeRestored);
       },
     );
+}
+
+/** The same under `store` and under `rescue`: who has lost everything looks there. */
+function addCheck(command: Command, rescue: CliDependencies["rescue"]): void {
+  command
+    .option("--read-data <percent>", "of the containers, to read to their end", "0")
+    .description("is what was written there, and what does it cost if not? Exit 1 when something is damaged")
+    .action(async (options: StoreChoice & { readonly readData: string }, own: Command) => {
+      const output = outputOf(own);
+      const { readData, ...choice } = options;
+      const percent = number(readData.replace(/%$/, ""), "--read-data");
+      if (percent > 100) throw new Fault("USAGE", `--read-data is "${readData}", expected 0 to 100`);
+      const report = await rescue.check({ ...choice, readData: percent }, sayReading(output));
+      output.answer(report, describeReport);
+      if (report.ok) return;
+      const damaged = new Set(report.findings.filter(({ level }) => level === "damage").map(({ key }) => key)).size;
+      const fault = new Fault("VERIFICATION_FAILED", `${damaged} objects of the store are damaged`, {
+        hint: "The findings say which points that costs. Read the objects from another copy of the bucket, or resync the disks: that writes them anew.",
+      });
+      throw answeredFailure(fault);
+    });
 }
 
 /** The options that say which store. */
@@ -168,6 +210,86 @@ function describeGroup(group: RescueListing["groups"][number]): string {
           ]),
         ]),
   ].join("\n");
+}
+
+function sayReading(output: Output): (progress: CheckProgress) => void {
+  let saidAt = performance.now();
+  return ({ disk, readBytes, bytesPerSecond }) => {
+    const now = performance.now();
+    if (now - saidAt < SAY_EVERY_MS) return;
+    saidAt = now;
+    output.say(`${disk}  ${size(readBytes)} read, ${size(bytesPerSecond)}/s`);
+  };
+}
+
+function describeReport(report: StoreReport): string {
+  const { points, findings } = report;
+  const bad = points.filter(({ state }) => state === "damaged" || state === "unreadable");
+  const suspect = points.filter(({ state }) => state === "suspect").length;
+  const closed = report.disks.filter(({ keyHeld }) => !keyHeld).map(({ id }) => id);
+  return [
+    ...findings.map(describeFinding),
+    `Store ${report.storeId ?? "without a readable id"}: ${size(report.readBytes)} read, ${report.readDataPercent} % of the data`,
+    ...(closed.length === 0 ? [] : [`No key for ${closed.join(", ")}: looked at as far as that goes without`]),
+    `${points.length} points, ${points.length - bad.length - suspect} good${suspect === 0 ? "" : `, ${suspect} that may have lost something`}`,
+    ...bad.map(
+      ({ id, cutAt, name, state, lostBytes }) =>
+        `  ${id} (${name === undefined ? "" : `@${name}, `}${cutAt}) is ${state}${lostBytes === 0 ? "" : `: ${size(lostBytes)} of it`}`,
+    ),
+    report.ok
+      ? "Nothing is damaged"
+      : `${findings.filter(({ level }) => level === "damage").length} objects are damaged`,
+  ].join("\n");
+}
+
+function describeFinding(finding: CheckFinding): string {
+  const blocks = finding.blocks?.slice(0, 6).map(({ start, length }) => `${start}–${start + length - 1}`);
+  const cost = [
+    ...(blocks === undefined
+      ? []
+      : [`blocks ${blocks.join(", ")}${finding.blocks!.length > 6 ? ", …" : ""} of ${finding.disk ?? "the disk"}`]),
+    ...(finding.points.length === 0 ? [] : [`${finding.points.length} points: ${shortened(finding.points)}`]),
+    ...(finding.suspectPoints.length === 0
+      ? []
+      : [`perhaps ${finding.suspectPoints.length} points: ${shortened(finding.suspectPoints)}`]),
+  ];
+  const head = finding.level === "notice" ? `notice  ${finding.key}` : `${finding.code}  ${finding.key}`;
+  return [head, `  ${finding.message}`, ...(cost.length === 0 ? [] : [`  costs ${cost.join("; ")}`])].join("\n");
+}
+
+function shortened(ids: readonly string[]): string {
+  return ids.length <= 4 ? ids.join(", ") : `${ids.slice(0, 2).join(", ")} … ${ids.at(-1)}`;
+}
+
+function describeFigures(figures: StoreFigures): string {
+  const ratio = (value: number | null): string => (value === null ? "– (no key)" : value.toFixed(2));
+  return [
+    `Store ${figures.storeId ?? "without a readable id"}: ${figures.objects} objects, ${size(figures.bytes)}${figures.monthly === null ? "" : `, ${figures.monthly.toFixed(2)} a month`}`,
+    table([
+      ["KIND", "DISK", "OBJECTS", "BYTES"],
+      ...figures.byKind.map((one) => [one.kind, one.disk, `${one.objects}`, size(one.bytes)]),
+    ]),
+    table([
+      ["DISK", "OBJECTS", "STORED", "PLAIN", "COMPRESSION", "UNREFERENCED"],
+      ...figures.disks.map((disk) => [
+        disk.id,
+        `${disk.objects}`,
+        size(disk.bytes),
+        disk.plainBytes === null ? "–" : size(disk.plainBytes),
+        ratio(disk.compressionRatio),
+        disk.unreferencedBytes === null ? "–" : size(disk.unreferencedBytes),
+      ]),
+    ]),
+    table([
+      ["GROUP", "POINTS", "NEWEST", "OLDEST"],
+      ...figures.groups.map((group) => [group.id, `${group.points}`, group.newestAt ?? "–", group.oldestAt ?? "–"]),
+    ]),
+  ].join("\n\n");
+}
+
+function number(text: string, option: string): number {
+  if (/^\d+(\.\d+)?$/.test(text)) return Number(text);
+  throw new Fault("USAGE", `${option} is "${text}", expected a number`);
 }
 
 function whole(text: string, option: string): number {

@@ -10,6 +10,7 @@
  * Source: docs/replication.md, "Barriers and points".
  */
 import { Fault } from "#model/fault.ts";
+import { damagedRecord } from "#model/format/json-record.ts";
 import { groupNames, type GroupNames } from "#model/format/object-names.ts";
 import { decodeBarrier, encodeBarrier, type BarrierMember, type BarrierRecord } from "#model/format/records.ts";
 import { branchStart, readOrigin, walkBack } from "./branch-reader.ts";
@@ -61,10 +62,14 @@ export async function writeBarrier(group: GroupContext, record: BarrierRecord): 
   }
 }
 
+/** Undefined when there is none. Throws OBJECT_CORRUPT, also for the record of another barrier under this name. */
 export async function readBarrier(group: GroupContext, barrier: number): Promise<BarrierRecord | undefined> {
   const key = group.names.barrier(barrier);
   const data = await readIfThere(group, key);
-  return data && decodeBarrier(data, key);
+  if (data === undefined) return undefined;
+  const record = decodeBarrier(data, key);
+  if (record.barrier === barrier && record.groupId === group.groupId) return record;
+  throw damagedRecord(key, `it is barrier ${record.barrier} of group "${record.groupId}"`);
 }
 
 /** Numbers of all barriers, in order. */

@@ -10,6 +10,7 @@
  */
 import { Fault, isFault } from "#model/fault.ts";
 import { decodeBranchOrigin, type BranchOrigin } from "#model/format/records.ts";
+import { damagedRecord } from "#model/format/json-record.ts";
 import { parseNumbered } from "#model/format/object-names.ts";
 import type { CommitHeader } from "./commit-codec.ts";
 import { advance, chainBroken, judge, type Position, type Tail } from "./counting.ts";
@@ -105,7 +106,7 @@ export async function readCommit(disk: DiskContext, branch: string, seq: number)
   let length = disk.codec.firstReadBytes;
   for (;;) {
     const prefix = await disk.store.get(key, { ...storeOptions(disk), range: { offset: 0, length } });
-    const header = disk.codec.inspect(prefix);
+    const header = inspected(disk, key, prefix);
     if ("needBytes" in header) {
       if (prefix.length < length || header.needBytes <= length) {
         throw new Fault("OBJECT_CORRUPT", `Object "${key}" ends before its index does`, { details: { key } });
@@ -126,6 +127,20 @@ export async function readCommit(disk: DiskContext, branch: string, seq: number)
   }
 }
 
+/** A fault about the bytes of an object names the object. */
+function inspected(disk: DiskContext, key: string, prefix: Uint8Array): ReturnType<DiskContext["codec"]["inspect"]> {
+  try {
+    return disk.codec.inspect(prefix);
+  } catch (error) {
+    if (!isFault(error, "OBJECT_CORRUPT") || error.details["key"] !== undefined) throw error;
+    throw new Fault(error.code, `Object "${key}": ${error.message}`, {
+      details: { ...error.details, key },
+      hint: error.hint ?? "Recover an older point, or read the object from another copy of the bucket.",
+      cause: error,
+    });
+  }
+}
+
 /** Like `readCommit`; undefined when the slot is free. */
 export async function findCommit(disk: DiskContext, branch: string, seq: number): Promise<CommitHeader | undefined> {
   try {
@@ -136,18 +151,35 @@ export async function findCommit(disk: DiskContext, branch: string, seq: number)
   }
 }
 
-/** Throws NOT_FOUND when there is no such branch. */
+/**
+ * Throws NOT_FOUND when there is no such branch, OBJECT_CORRUPT. That of `root` says nothing that its commits do not prove (they chain to nothing),
+ * and everything hangs on it: where it is damaged or missing, and commits are there, it is taken for what it must have been.
+ */
 export async function readOrigin(disk: DiskContext, branch: string): Promise<BranchOrigin> {
   const key = disk.names.origin(branch);
   try {
-    return decodeBranchOrigin(await disk.store.get(key, storeOptions(disk)), key);
+    const origin = decodeBranchOrigin(await disk.store.get(key, storeOptions(disk)), key);
+    if (origin.branch === branch && (origin.parent === undefined) === (branch === ROOT_BRANCH)) return origin;
+    throw damagedRecord(key, `it is the origin of branch "${origin.branch}"`);
   } catch (error) {
+    const known =
+      isFault(error, "OBJECT_MISSING") || isFault(error, "OBJECT_CORRUPT") || isFault(error, "FORMAT_UNSUPPORTED");
+    if (known && branch === ROOT_BRANCH && (await hasCommits(disk, branch))) return LOST_ROOT;
     if (!isFault(error, "OBJECT_MISSING")) throw error;
     throw new Fault("NOT_FOUND", `Disk "${disk.diskId}" has no branch "${branch}" in this store`, {
       details: { diskId: disk.diskId, branch },
       cause: error,
     });
   }
+}
+
+const ROOT_BRANCH = "root";
+const LOST_ROOT: BranchOrigin = { branch: ROOT_BRANCH, reason: "root", operation: "", createdAtMs: 0 };
+
+async function hasCommits(disk: DiskContext, branch: string): Promise<boolean> {
+  for await (const entry of disk.store.list(disk.names.journal(branch), { ...storeOptions(disk), limit: 1 }))
+    return entry.size > 0;
+  return false;
 }
 
 /** Seq 0 of a branch. Its epoch is 0: any commit may follow. */

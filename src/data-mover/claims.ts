@@ -12,6 +12,7 @@
  */
 import { Fault } from "#model/fault.ts";
 import { toHex } from "#model/format/fields.ts";
+import { damagedRecord } from "#model/format/json-record.ts";
 import { parseNumbered } from "#model/format/object-names.ts";
 import { decodeDiskClaim, encodeDiskClaim, type DiskClaim } from "#model/format/records.ts";
 import { createOnce } from "./create-once.ts";
@@ -44,7 +45,9 @@ export async function readHighestClaim(disk: ClaimContext): Promise<DiskClaim> {
 
 export async function readClaim(disk: ClaimContext, epoch: number): Promise<DiskClaim> {
   const key = disk.names.epoch(epoch);
-  return decodeDiskClaim(await withRetries(disk, () => disk.store.get(key, storeOptions(disk))), key);
+  const claim = decodeDiskClaim(await withRetries(disk, () => disk.store.get(key, storeOptions(disk))), key);
+  if (claim.epoch === epoch) return claim;
+  throw damagedRecord(key, `it is the claim of epoch ${claim.epoch}`);
 }
 
 /** The oldest claim that is newer than `epoch`, if there is one. */

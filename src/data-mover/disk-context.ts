@@ -79,12 +79,16 @@ export async function readIfThere(context: StoreContext, key: string): Promise<U
   }
 }
 
-/** What `read` yields, or undefined when the object is damaged: for those who look for what is intact, and are not kept from it by the rest. */
+/**
+ * What `read` yields, or undefined when the object is damaged or closed: for those who look for what is intact, and are not kept from it by the
+ * rest. A flipped bit may also look like a later format, and a lost data key closes only what was sealed with it.
+ */
 export async function readIntact<Value>(read: () => Promise<Value | undefined>): Promise<Value | undefined> {
   try {
     return await read();
   } catch (error) {
-    if (isFault(error, "OBJECT_CORRUPT")) return undefined;
+    if (isFault(error, "OBJECT_CORRUPT") || isFault(error, "FORMAT_UNSUPPORTED") || isFault(error, "KEY_MISSING"))
+      return undefined;
     throw error;
   }
 }

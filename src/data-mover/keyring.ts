@@ -3,13 +3,15 @@
  *
  * Invariants:
  * - a data key is stored create-only and read back before anything is sealed with it: what we can seal we can open again;
- * - the canary tells a wrong disk key (KEY_REJECTED) from a damaged object (OBJECT_CORRUPT);
+ * - the canary tells a wrong disk key (KEY_REJECTED) from a damaged object (OBJECT_CORRUPT), and so does any data key that opens: a damaged
+ *   canary closes nothing;
+ * - a damaged data key closes what was sealed with it, and nothing else;
  * - two movers that begin a month at once may each make a key; both are good, and everything says which one it was sealed with.
  *
  * Source: docs/format.md, "Keys".
  */
 import { createCipheriv, createDecipheriv, createHmac, createSecretKey, type KeyObject } from "node:crypto";
-import { Fault } from "#model/fault.ts";
+import { Fault, isFault } from "#model/fault.ts";
 import type { Cipher } from "#model/format/header.ts";
 import { diskNames } from "#model/format/object-names.ts";
 import type { Mac } from "#model/format/records.ts";
@@ -30,9 +32,11 @@ const DISK_KEY_BYTES = 32;
 
 export interface Keyring {
   readonly cipher: Cipher;
-  /** The data key of that id, among those known since the last `refresh`. Throws KEY_MISSING. */
+  /** The data key of that id, among those known since the last `refresh`. Throws KEY_MISSING, OBJECT_CORRUPT when it is damaged. */
   keyOf(dataKeyId: string): KeyObject;
-  /** Learn the keys that others have made since. Throws KEY_REJECTED, OBJECT_CORRUPT. */
+  /** Whether the disk key opens a wrapped key. */
+  opens(record: WrappedKeyRecord): boolean;
+  /** Learn the keys that others have made since. */
   refresh(): Promise<void>;
   /** The data key to seal with this month; made, stored and read back when there is none. Undefined with cipher `none`. */
   current(): Promise<DataKey | undefined>;
@@ -49,6 +53,7 @@ export function plainKeyring(): Keyring {
     keyOf(dataKeyId) {
       throw new Fault("KEY_MISSING", `Data key "${dataKeyId}" is asked for in a store without encryption`);
     },
+    opens: () => true,
     refresh: () => Promise.resolve(),
     current: () => Promise.resolve(undefined),
     mac: () => new Uint8Array(),
@@ -60,7 +65,7 @@ export function plainKeyring(): Keyring {
  * `diskKey`: 32 bytes, as this site holds them. `create`: make the canary when the disk has no keys yet.
  *
  * Throws: KEY_MISSING without a disk key, or when the disk has no keys and may not get any; KEY_REJECTED when it is
- * the wrong one; OBJECT_CORRUPT when the canary opens and a data key does not.
+ * the wrong one; OBJECT_CORRUPT when the canary is damaged and no data key opens either.
  */
 export async function openKeyring(
   context: StoreContext,
@@ -75,6 +80,7 @@ export async function openKeyring(
   const diskKey = checkedDiskKey(diskId, options.diskKey);
   const names = diskNames(context.root, diskId);
   const known = new Map<string, { readonly record: WrappedKeyRecord; readonly key: KeyObject }>();
+  const damaged = new Map<string, Fault>();
 
   const read = async (keyId: string): Promise<WrappedKeyRecord | undefined> => {
     const name = names.key(keyId);
@@ -113,28 +119,27 @@ export async function openKeyring(
     keyOf(dataKeyId) {
       const found = known.get(dataKeyId);
       if (found !== undefined) return found.key;
+      const fault = damaged.get(dataKeyId);
+      if (fault !== undefined) throw fault;
       throw new Fault("KEY_MISSING", `Disk "${diskId}" has no data key "${dataKeyId}" in this store`, {
         details: { diskId, key: names.key(dataKeyId) },
         hint: "Restore the object from a copy of the bucket; without it what it sealed stays closed.",
       });
     },
+    opens: (record) => unwrap(diskKey, record) !== undefined,
     async refresh() {
       for await (const { key: name } of context.store.list(names.keys, storeOptions(context))) {
         const keyId = name.slice(names.keys.length);
         if (keyId === CANARY_ID || known.has(keyId)) continue;
-        const record = await read(keyId);
-        if (record === undefined) continue; // Listed and gone: nothing was sealed with it that is still kept.
-        const key = unwrap(diskKey, record);
-        if (key === undefined) {
-          throw new Fault(
-            "OBJECT_CORRUPT",
-            `Data key "${keyId}" of disk "${diskId}" does not open with the disk's key`,
-            {
-              details: { diskId, key: name },
-            },
-          );
+        try {
+          const record = await read(keyId);
+          if (record === undefined) continue; // Listed and gone: nothing was sealed with it that is still kept.
+          known.set(keyId, { record, key: opened(record, name) });
+          damaged.delete(keyId);
+        } catch (error) {
+          if (!isDamaged(error)) throw error;
+          damaged.set(keyId, error);
         }
-        known.set(keyId, { record, key });
       }
     },
     async current() {
@@ -155,21 +160,46 @@ export async function openKeyring(
   const macKey = deriveMacKey(diskKey, storeId);
   const manifestMacKey = deriveMacKey(diskKey, storeId, "manifests");
 
-  const canary =
-    (await read(CANARY_ID)) ?? (options.create ? await store(CANARY_ID, "", context.random.bytes(32)) : undefined);
+  let canary: WrappedKeyRecord | undefined;
+  let canaryFault: Fault | undefined;
+  try {
+    canary =
+      (await read(CANARY_ID)) ?? (options.create ? await store(CANARY_ID, "", context.random.bytes(32)) : undefined);
+  } catch (error) {
+    if (!isDamaged(error)) throw error;
+    canaryFault = error;
+  }
+  await keyring.refresh();
+  if (known.size > 0 || (canary !== undefined && unwrap(diskKey, canary) !== undefined)) return keyring;
+  if (canaryFault !== undefined) throw canaryFault;
   if (canary === undefined) {
     throw new Fault("KEY_MISSING", `Disk "${diskId}" has no keys in this store: it was never prepared here`, {
       details: { diskId, key: names.key(CANARY_ID) },
+      hint: "Check that bucket and root are the ones that the disk was protected to.",
     });
   }
-  if (unwrap(diskKey, canary) === undefined) {
-    throw new Fault("KEY_REJECTED", `The disk key held here does not open the store's copy of disk "${diskId}"`, {
-      details: { diskId, key: names.key(CANARY_ID) },
-      hint: "Give this site the key with which the disk was prepared; the escrow has it.",
-    });
+  throw new Fault("KEY_REJECTED", `The disk key held here does not open the store's copy of disk "${diskId}"`, {
+    details: { diskId, key: names.key(CANARY_ID) },
+    hint: "Give this site the key with which the disk was prepared; the escrow has it.",
+  });
+
+  /** Throws OBJECT_CORRUPT. */
+  function opened(record: WrappedKeyRecord, name: string): KeyObject {
+    const key = unwrap(diskKey, record);
+    if (key !== undefined) return key;
+    throw new Fault(
+      "OBJECT_CORRUPT",
+      `Data key "${record.keyId}" of disk "${diskId}" does not open with the disk's key`,
+      {
+        details: { diskId, key: name },
+        hint: "Restore the object from a copy of the bucket; without it what it sealed stays closed.",
+      },
+    );
   }
-  await keyring.refresh();
-  return keyring;
+}
+
+function isDamaged(error: unknown): error is Fault {
+  return isFault(error, "OBJECT_CORRUPT") || isFault(error, "FORMAT_UNSUPPORTED");
 }
 
 /** Whether `diskKey` opens what the disk's canary or any of its data keys holds; and then their word for whose they are is proven. */

@@ -214,6 +214,15 @@ function pointCheck(group: GroupContext, branch?: string): PointCheck {
     }
     return false;
   };
+  /** A branch whose record is damaged or missing keeps nobody from the points of the others. */
+  const isThereIntact = async (member: BarrierMember): Promise<boolean> => {
+    try {
+      return (await readIntact(() => isThere(member))) ?? false;
+    } catch (error) {
+      if (isFault(error, "NOT_FOUND")) return false;
+      throw error;
+    }
+  };
   const isOnLine = async (member: BarrierMember): Promise<boolean> => {
     if (branch === undefined || group.unseen?.has(member.diskId)) return true;
     const line = await remember(lines, member.diskId, () => lineOf(group.disk(member.diskId), branch));
@@ -236,7 +245,7 @@ function pointCheck(group: GroupContext, branch?: string): PointCheck {
     isOnLine: every(isOnLine),
     async isThere(record) {
       for (;;) {
-        if (await every(isThere)(record)) return true;
+        if (await every(isThereIntact)(record)) return true;
         if (!(await isOutdated())) return false;
         for (const memory of [commits, starts, ends]) memory.clear();
       }

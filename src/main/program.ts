@@ -46,6 +46,8 @@ const dependencies: CliDependencies = {
   },
   rescue: {
     probe: async (options) => (await storeCommands()).probe(options),
+    check: async (options, onProgress) => (await storeCommands()).check(options, onProgress),
+    stats: async (options) => (await storeCommands()).stats(options),
     list: async (options) => (await rescueCommands()).list(options),
     export: async (options, serving) => (await rescueCommands()).export(options, serving),
     restore: async (options, onProgress) => (await rescueCommands()).restore(options, onProgress),

@@ -401,5 +401,7 @@ test("A wrong disk key is KEY_REJECTED, a missing one KEY_MISSING, a disk withou
   const key = at.disk.names.key(first.id);
   const text = Buffer.from(at.store.objects.get(key)!).toString();
   at.store.objects.get(key)!.set(Buffer.from(text.replace(/"month":"[^"]*"/, '"month":"1999-01"')));
-  await assert.rejects(openKeyring(at.disk, { ...request, diskKey: Buffer.alloc(32, 9) }), { code: "OBJECT_CORRUPT" });
+  const damaged = await openKeyring(at.disk, { ...request, diskKey: Buffer.alloc(32, 9) });
+  assert.throws(() => damaged.keyOf(first.id), { code: "OBJECT_CORRUPT" });
+  assert.notEqual((await damaged.current())!.id, first.id, "another one seals");
 });

@@ -9,7 +9,7 @@ import { test, type TestContext } from "node:test";
 import { systemClock } from "../../src/adapters/clock/system-clock.ts";
 import { systemRandom } from "../../src/adapters/random/system-random.ts";
 import { s3ObjectStore } from "../../src/adapters/s3/s3-object-store.ts";
-import type { RescueExport, RescueListing } from "../../src/cli/rescue-contract.ts";
+import type { RescueExport, RescueListing, StoreFigures, StoreReport } from "../../src/cli/rescue-contract.ts";
 import { MARKED, SMALL_GROUP, SMALL_ROOT, smallStore, type SmallStore } from "../support/small-store.ts";
 import { startVersitygw, type Versitygw } from "../support/versitygw.ts";
 
@@ -198,6 +198,56 @@ test("A point is exported read-only as it was, and writable on an overlay that l
     assert.equal(disks.length, 1);
     assert.ok((await content(disks[0]!.url)).equals(made.states.get(8)!.get("web-system")!), "the overlay is gone");
   });
+});
+
+test("A check names what is damaged and what it costs, and exits with 1; the figures say what the store takes", async (t) => {
+  const { folder, made, server } = await kit(t);
+  const file = join(folder, "store.yaml");
+  const sound = await leeward(t, "store", "check", "--store", file, "--read-data", "100", "--json");
+  assert.equal(sound.code, 0, sound.stderr);
+  const report = JSON.parse(sound.stdout) as StoreReport;
+  assert.deepEqual([report.ok, report.findings, report.points.length], [true, [], made.states.size]);
+  const stats = await leeward(t, "store", "stats", "--store", file, "--price", "0.02", "--json");
+  const figures = JSON.parse(stats.stdout) as StoreFigures;
+  assert.equal(figures.groups[0]!.points, made.states.size);
+  assert.ok(figures.disks.every(({ compressionRatio }) => compressionRatio !== null && compressionRatio > 1));
+  assert.ok(figures.monthly !== null && figures.monthly > 0);
+  assert.match((await leeward(t, "store", "stats", "--store", file)).stdout, /COMPRESSION/);
+
+  const bucket = join(server.root, "leeward");
+  const segments = join(bucket, SMALL_ROOT, "disks", "web-system", "segments");
+  const [name] = (await readdir(segments)).sort();
+  const path = join(segments, name!);
+  const bytes = await readFile(path);
+  bytes[bytes.length - 300]! ^= 8;
+  await writeFile(path, bytes);
+  const shallow = await leeward(t, "store", "check", "--store", file, "--json");
+  assert.ok([0, 1].includes(shallow.code), shallow.stderr);
+  const deep = await leeward(t, "rescue", "check", "--store", file, "--read-data", "100%", "--json");
+  assert.equal(deep.code, 1, deep.stderr);
+  const { findings, ok } = JSON.parse(deep.stdout) as StoreReport;
+  assert.deepEqual(
+    [ok, findings.length, findings[0]!.code, findings[0]!.disk],
+    [false, 1, "OBJECT_CORRUPT", "web-system"],
+  );
+  assert.ok(findings[0]!.key.endsWith(name!) && findings[0]!.points.length > 0 && findings[0]!.blocks!.length > 0);
+  const text = await leeward(t, "store", "check", "--store", file, "--read-data", "100");
+  assert.equal(text.code, 1);
+  assert.match(text.stdout, /OBJECT_CORRUPT .*segments[^]*costs blocks/);
+  const options = [
+    "--endpoint",
+    server.endpoint,
+    "--bucket",
+    "leeward",
+    "--root",
+    SMALL_ROOT,
+    "--credentials",
+    join(folder, "s3.json"),
+  ];
+  const blind = await leeward(t, "store", "check", ...options, "--read-data", "100", "--json");
+  assert.equal(blind.code, 1, blind.stderr);
+  const seen = JSON.parse(blind.stdout) as StoreReport;
+  assert.ok(seen.findings[0]!.suspectPoints.length > 0 && seen.disks.every(({ keyHeld }) => !keyHeld));
 });
 
 test("What is missing or wrong in the kit is said with what to do, and one disk's key keeps nobody from the others", async (t) => {

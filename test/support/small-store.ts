@@ -216,7 +216,7 @@ export async function smallStore(objects: ObjectStore, options: { readonly scale
   });
 
   // A failover to point 4: what came after it stays on root.
-  now += 60_000;
+  now += 40 * 86_400_000; // Another month: what follows is sealed with another data key.
   const failover = { operation: "failover", activeSite: "secondary", holder: "test" };
   const { groupEpoch } = await fenceGroup(own, { ...failover, disks: diskIds });
   for (const diskId of diskIds) {
