@@ -176,22 +176,35 @@ export const MUTATIONS: readonly Mutation[] = [
 const SOURCES = new URL("../../src/data-mover/", import.meta.url);
 const SCRATCH = fileURLToPath(new URL("../../.tmp/", import.meta.url));
 
-/** Imports a changed copy. It lies inside the package, so that `#model/…` still means what it says; disposing removes it. */
+/** Imports a changed copy; disposing removes it. */
 export async function mutate(mutation: Mutation): Promise<AsyncDisposable & { readonly protocol: Protocol }> {
+  const copy = await copyChanged(["commit-log.ts", "group-fence.ts", "points.ts"], mutation.changes);
+  return { protocol: await loadProtocol(copy.folder), [Symbol.asyncDispose]: () => copy[Symbol.asyncDispose]() };
+}
+
+/**
+ * A changed copy of these modules of the data mover and of what they import there. It lies inside the package, so that `#model/…` still means what
+ * it says; disposing removes it.
+ */
+export async function copyChanged(
+  roots: readonly string[],
+  changes: Mutation["changes"],
+): Promise<AsyncDisposable & { readonly folder: URL }> {
   await mkdir(SCRATCH, { recursive: true });
-  const folder = await mkdtemp(join(SCRATCH, "commit-protocol-"));
+  const folder = await mkdtemp(join(SCRATCH, "changed-"));
   const dispose = (): Promise<void> => rm(folder, { recursive: true, force: true });
   try {
-    for (const file of await modulesOf("commit-log.ts", "group-fence.ts", "points.ts")) {
+    const files = await modulesOf(...roots);
+    for (const { file } of changes) assert.ok(files.has(file), `${file} is one of the modules`);
+    for (const file of files) {
       let source = await readFile(new URL(file, SOURCES), "utf8");
-      for (const { find, replace } of mutation.changes.filter((change) => change.file === file)) {
+      for (const { find, replace } of changes.filter((change) => change.file === file)) {
         assert.equal(source.split(find).length - 1, 1, `"${find}" must be in ${file} exactly once`);
         source = source.replace(find, () => replace);
       }
       await writeFile(join(folder, file), source);
     }
-    const protocol = await loadProtocol(pathToFileURL(`${folder}/`));
-    return { protocol, [Symbol.asyncDispose]: dispose };
+    return { folder: pathToFileURL(`${folder}/`), [Symbol.asyncDispose]: dispose };
   } catch (error) {
     await dispose();
     throw error;
