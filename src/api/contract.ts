@@ -94,6 +94,8 @@ export interface GroupView {
   readonly allowedOperations: readonly string[];
   readonly disks: readonly GroupDiskView[];
   readonly newestPoint?: RecoveryPoint;
+  /** After a failover: the point that its machines were started from. */
+  readonly runsOn?: { readonly pointId: string; readonly cutAt: string };
   /** After a failover: the move that the group makes by itself, and when. */
   readonly due?: { readonly move: Afterwards["move"]; readonly at: string };
   readonly operations: readonly OperationState[];

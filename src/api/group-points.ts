@@ -1,5 +1,5 @@
 /** Points of a group as the API looks at them. */
-import { isFault } from "#model/fault.ts";
+import { Fault, isFault } from "#model/fault.ts";
 import { namesOnePoint, selectPoint } from "#model/point-selector.ts";
 import type { RecoveryPoint } from "#ports/replication.ts";
 import type { GroupState } from "../workflows/messages.ts";
@@ -31,4 +31,33 @@ export async function assertSelectable(dependencies: ApiDependencies, group: str
     throw error;
   }
   selectPoint(points, point, dependencies.clock.now());
+}
+
+/**
+ * A name means one point: a second bookmark of that name is refused, also when nothing was written in between and it would be the same point.
+ * A call that is repeated is no second bookmark.
+ */
+export async function assertNameFree(
+  dependencies: ApiDependencies,
+  state: GroupState,
+  { name, operationId }: { readonly name: string; readonly operationId: string },
+): Promise<void> {
+  if (state.operations.some((one) => one.operationId === operationId)) return;
+  let points: readonly RecoveryPoint[];
+  try {
+    points = await pointsOf(dependencies, state);
+  } catch (error) {
+    if (isFault(error) && error.retryable) return; // The bookmark itself will say so.
+    throw error;
+  }
+  const taken = points.find((point) => point.name === name);
+  if (taken === undefined) return;
+  throw new Fault(
+    "REFUSED",
+    `Bookmark "@${name}" of "${state.name}" exists, cut at ${new Date(taken.cutAtMs).toISOString()}`,
+    {
+      details: { point: taken.id },
+      hint: "Choose another name; a bookmark keeps its point for ever",
+    },
+  );
 }

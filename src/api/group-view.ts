@@ -32,12 +32,10 @@ export function groupView(state: GroupState, live: LiveFacts, nowMs: number): Gr
     epoch: state.epoch,
     branch: state.branch,
     policy: state.policy,
-    rpoMs: age(
-      runsAtTarget(state.phase) ? (live.replica ?? state.replica)?.barrierCutAtMs : progress?.currentAsOfMs,
-      nowMs,
-    ),
+    rpoMs: runsAtTarget(state.phase) ? replicaRpoMs(state, live, nowMs) : age(progress?.currentAsOfMs, nowMs),
+    // When the newest barrier was committed is known of those that came since the mover's start.
     lagMs:
-      progress === undefined || progress.barrier === 0
+      runsAtTarget(state.phase) || progress === undefined || progress.barrierCommittedAtMs === 0
         ? null
         : Math.max(0, progress.barrierCommittedAtMs - progress.barrierCutAtMs),
     backlogBytes: progress?.backlogBytes ?? 0,
@@ -56,6 +54,7 @@ export function groupView(state: GroupState, live: LiveFacts, nowMs: number): Gr
       }),
     ),
     ...(newestPoint === undefined ? {} : { newestPoint }),
+    ...runsOn(state),
     ...(state.due === undefined ? {} : { due: { move: state.due.move, at: new Date(state.due.atMs).toISOString() } }),
     operations: state.operations,
   };
@@ -131,6 +130,24 @@ function sourceHealth(state: GroupState, source: SourceState | undefined): reado
     ];
   }
   return [];
+}
+
+/** An idle disk writes nothing, and what it has is all in the store: the age of its newest barrier says nothing then. */
+function replicaRpoMs(state: GroupState, live: LiveFacts, nowMs: number): number | null {
+  const { replica } = state;
+  if (replica === undefined) return null;
+  const sinceMs = state.replicaMachines?.uncommittedSinceMs ?? 0;
+  if (live.replica !== undefined && live.replica.barrier !== replica.barrier)
+    return age(live.replica.barrierCutAtMs, nowMs);
+  if (sinceMs > 0) return Math.max(0, nowMs - sinceMs);
+  return live.replica?.writtenBytes === replica.writtenBytes ? 0 : age(state.observedAtMs, nowMs);
+}
+
+/** A point's id begins with the time of its cut. */
+function runsOn({ replica }: GroupState): Pick<GroupView, "runsOn"> {
+  const cutAtMs = /^(\d{13})-/.exec(replica?.pointId ?? "")?.[1];
+  if (replica === undefined || cutAtMs === undefined) return {};
+  return { runsOn: { pointId: replica.pointId, cutAt: new Date(Number(cutAtMs)).toISOString() } };
 }
 
 function newer(one: RecoveryPoint | undefined, other: RecoveryPoint | undefined): RecoveryPoint | undefined {

@@ -10,7 +10,7 @@ import type { ApiClient, ChangePointBody, GroupView, MoveBody, UnprotectBody } f
 import type { ApiDependencies } from "./dependencies.ts";
 import { dryRun } from "./dry-run.ts";
 import { failoverCandidate } from "./failover-candidate.ts";
-import { assertSelectable, pointsOf } from "./group-points.ts";
+import { assertNameFree, assertSelectable, pointsOf } from "./group-points.ts";
 import { groupDirectory } from "./group-directory.ts";
 import { viewOf } from "./group-view.ts";
 import { checkGroupName, checkOperationId, newOperationId, type OperationKind } from "./operation-id.ts";
@@ -90,6 +90,7 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
         throw new Fault("USAGE", `Expected a bookmark name of letters, digits, dots and dashes, got "${body.name}"`);
       }
       const request = { ...identify(checkGroupName(name), "bookmark", body.operationId), name: body.name };
+      await assertNameFree(dependencies, await workflows.state(name), request);
       return await workflows.update(name, "bookmark", request);
     },
 

@@ -207,7 +207,16 @@ function describeGroups(groups: readonly GroupView[]): string {
 export function describeGroup(view: GroupView): string {
   const lines = [
     `${view.name}: ${view.phase}${view.conditions.length === 0 ? "" : ` (${view.conditions.join(", ")})`}, ${view.sourceSite} → ${view.targetSite}, active at ${view.activeSite}, epoch ${view.epoch}, branch ${view.branch}`,
-    `  RPO ${duration(view.rpoMs)}, lag ${duration(view.lagMs)}, backlog ${size(view.backlogBytes)}, shipped ${size(view.shippedBytes)} of ${size(view.writtenBytes)} written`,
+    ...(view.runsOn === undefined
+      ? [
+          `  RPO ${duration(view.rpoMs)}, lag ${duration(view.lagMs)}, backlog ${size(view.backlogBytes)}, shipped ${counted(view.shippedBytes)}, written ${counted(view.writtenBytes)} since the roles started`,
+        ]
+      : [
+          `  runs on point ${view.runsOn.pointId}, cut at ${view.runsOn.cutAt}; what it writes is in the store but for the last ${duration(view.rpoMs)}`,
+        ]),
+    ...(view.newestPoint === undefined
+      ? []
+      : [`  newest point ${view.newestPoint.id}, cut at ${new Date(view.newestPoint.cutAtMs).toISOString()}`]),
   ];
   if (view.syncRemainingBytes > 0) {
     lines.push(
@@ -227,6 +236,11 @@ export function describeGroup(view: GroupView): string {
     );
   lines.push(`  allowed now: ${view.allowedOperations.join(", ")}`);
   return lines.join("\n");
+}
+
+/** Zero is what is told before anything was counted. */
+function counted(bytes: number): string {
+  return bytes === 0 ? "–" : size(bytes);
 }
 
 function describeStatus(status: StatusView): string {

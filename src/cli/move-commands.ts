@@ -229,8 +229,16 @@ export function addMoveCommands(program: Command, { client, stop }: CliDependenc
     .action(async (_: unknown, command: Command) => {
       outputOf(command).answer(await client(globalOptions(command).state).operations(), (list) =>
         table([
-          ["OPERATION", "KIND", "GROUP", "STATE", "WAITS FOR"],
-          ...list.map((one) => [one.operationId, one.kind, one.groupId, one.state, one.waitsFor ?? ""]),
+          ["OPERATION", "KIND", "GROUP", "STATE", "STARTED", "TOOK", "WAITS FOR"],
+          ...list.map((one) => [
+            one.operationId,
+            one.kind,
+            one.groupId,
+            one.state,
+            new Date(one.startedAtMs).toISOString(),
+            one.endedAtMs === undefined ? "–" : duration(one.endedAtMs - one.startedAtMs),
+            one.waitsFor ?? "",
+          ]),
         ]),
       );
     });

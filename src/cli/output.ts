@@ -35,10 +35,15 @@ export function answeredFailure(fault: Fault): Fault {
   return fault;
 }
 
+/** The one JSON value of a command that failed. */
+export function printFault(fault: Fault): void {
+  process.stdout.write(`${JSON.stringify({ error: fault.toJSON() }, null, 2)}\n`);
+}
+
 /** Print what went wrong and what to do; returns the exit code (docs/surface.md). Anything that is not a Fault is a bug and shows its stack. */
 export function reportFailure(error: unknown, { json }: { readonly json: boolean }): number {
   if (error instanceof Fault) {
-    if (json && !answered.has(error)) process.stdout.write(`${JSON.stringify({ error: error.toJSON() }, null, 2)}\n`);
+    if (json && !answered.has(error)) printFault(error);
     process.stderr.write(`${error.code}: ${error.message}\n`);
     if (error.hint !== undefined) process.stderr.write(`  → ${error.hint}\n`);
     return FAULTS[error.code].exit;

@@ -1,12 +1,19 @@
 /** The installation itself: up, down, doctor, demo, sites, agents, exports, and the single roles. */
 import type { Command } from "commander";
-import { Fault } from "#model/fault.ts";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Fault, isFault } from "#model/fault.ts";
+import type { ApiClient } from "../api/contract.ts";
 import { confirm } from "./confirm.ts";
 import { addControlCommands } from "./control-commands.ts";
 import { globalOptions, outputOf, type CliDependencies } from "./context.ts";
-import { answeredFailure, size, table } from "./output.ts";
+import { answeredFailure, size, table, type Output } from "./output.ts";
 
+const CLOSE_MS = 3_000;
 const ROLES = ["agent", "process-server", "master-target", "control", "worker"] as const;
+
+export function isRole(name: string): boolean {
+  return ROLES.some((one) => one === name);
+}
 
 export function addSystemCommands(program: Command, { client, embedded, control, role, stop }: CliDependencies): void {
   program
@@ -133,7 +140,7 @@ export function addSystemCommands(program: Command, { client, embedded, control,
         output.answer(opened, (value) => value.disks.map((disk) => `${disk.diskId}  ${disk.url}`).join("\n"));
         output.say("Serving until interrupted (Ctrl-C)");
         await untilStopped(stop);
-        await api.closeExport(opened.operationId);
+        await closeInTime(api, opened.operationId, output);
       },
     );
 
@@ -146,6 +153,20 @@ export function addSystemCommands(program: Command, { client, embedded, control,
         await role(name, command.optsWithGlobals<{ readonly config: string }>().config);
       });
     if (name === "control") addControlCommands(one, control);
+  }
+}
+
+/** Whoever interrupts is not kept waiting for an installation that is gone. */
+async function closeInTime(api: ApiClient, operationId: string, output: Output): Promise<void> {
+  const late = sleep(CLOSE_MS, new Fault("TIMED_OUT", "Control does not answer"), { ref: false });
+  try {
+    const first = await Promise.race([api.closeExport(operationId), late]);
+    if (isFault(first)) throw first;
+  } catch (error) {
+    if (!isFault(error) || !(error.retryable || error.code === "NOT_FOUND")) throw error;
+    output.say(
+      `Export "${operationId}" could not be closed (${error.code}): its master target, if it runs, serves it on`,
+    );
   }
 }
 

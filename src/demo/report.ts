@@ -73,7 +73,7 @@ export function describeReport(report: DemoReport): string {
   for (const one of report.figures) lines.push(`  ${one.name.padEnd(58)} ${String(one.value).padStart(8)} ${one.unit}`);
   lines.push("", "Checks");
   for (const one of report.checks) lines.push(`  ${one.held ? "held  " : "FAILED"} ${one.name} (${one.evidence})`);
-  lines.push("", "Look at");
+  if (Object.keys(report.urls).length > 0) lines.push("", "Look at");
   for (const [name, url] of Object.entries(report.urls)) lines.push(`  ${name.padEnd(16)} ${url}`);
   if (report.kept !== undefined) {
     lines.push(

@@ -5,7 +5,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Fault } from "#model/fault.ts";
 import { readJsonFile, writeJsonFile } from "./json-file.ts";
-import { controlFolder, siteFolder, SITES } from "./layout.ts";
+import { CONTROL_SITE, controlFolder, lostMarker, siteFolder, SITES } from "./layout.ts";
 import { isAlive, type ProcessIdentity } from "./process-identity.ts";
 import { readSiteStatus } from "./site-leader.ts";
 
@@ -46,11 +46,20 @@ export function isRunning(state: string): boolean {
   return answers(readInstallation(state));
 }
 
+/** Throws REFUSED when the site that control runs at was lost: nothing works until it is switched on. */
+export function assertControlSite(state: string): void {
+  if (!existsSync(lostMarker(state, CONTROL_SITE))) return;
+  throw new Fault("REFUSED", `Site "${CONTROL_SITE}" is lost, and control runs there`, {
+    hint: `Switch it on first: leeward site start ${CONTROL_SITE} --state ${state}`,
+  });
+}
+
 /** URL and token of the API. Throws NOT_FOUND when nothing runs in this state folder. */
 export function apiAccess(state: string): { readonly url: string; readonly token: string } {
   const installation = readInstallation(state);
   const tokenFile = join(controlFolder(state), "api-token");
   const url = installation?.urls["api"];
+  if (installation !== undefined) assertControlSite(state);
   if (!answers(installation) || url === undefined || !existsSync(tokenFile)) {
     throw new Fault("NOT_FOUND", `No running installation in "${state}"`, {
       hint: "Start one with `leeward up --detach`, or name its folder with --state DIR",

@@ -15,7 +15,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Fault } from "#model/fault.ts";
 import type { Log } from "#ports/log.ts";
-import { isUp, readInstallation, writeInstallation, type Installation } from "./installation.ts";
+import { assertControlSite, isUp, readInstallation, writeInstallation, type Installation } from "./installation.ts";
 import { readJsonFile, writeJsonFile, writeTextFile } from "./json-file.ts";
 import {
   CONTROL_SITE,
@@ -76,6 +76,7 @@ export async function up(
     throw new Fault("REFUSED", `Already running in "${state}"`, {
       hint: `See ${former.urls["api"]}, or end it with \`leeward down --state ${state}\``,
     });
+  assertControlSite(state);
   const running = SITES.filter((site) => leaderAlive(state, site));
   const ports = await reservePorts(
     join(state, "ports.json"),
@@ -99,7 +100,7 @@ export async function up(
     for (const role of enrolledRoles(layout)) writeJsonFile(role.configFile, role.config);
     for (const site of SITES) {
       writeJsonFile(join(siteFolder(state, site), "site.json"), { site, processes: siteProcesses(layout, site) });
-      if (existsSync(lostMarker(state, site))) say(`${site}: lost, not started (leeward site start ${site})`);
+      if (existsSync(lostMarker(state, site))) say(lostSiteText(state, site));
       else startLeader(layout, site);
     }
     await enrolAll(layout, dependencies);
@@ -119,6 +120,10 @@ export async function up(
     await endSites(state);
     rmSync(join(state, "embedded.json"), { force: true });
   }
+}
+
+export function lostSiteText(state: string, site: SiteName): string {
+  return `${site}: lost, not started; switch it on with: leeward site start ${site} --state ${state}`;
 }
 
 function allPorts(state: string): Set<number> {

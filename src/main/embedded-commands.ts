@@ -1,6 +1,6 @@
 /** Composition root of what runs on this machine only: `up`, `down`, `demo`, `doctor`, and the loss of a site. */
 import { spawn } from "node:child_process";
-import { closeSync, mkdirSync, openSync, rmSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, openSync, rmSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Fault } from "#model/fault.ts";
@@ -13,10 +13,10 @@ import { describeReport, type DemoReport } from "../demo/report.ts";
 import { tour } from "../demo/tour.ts";
 import { describeDoctor, examineMachine } from "../embedded/doctor.ts";
 import { createGuestImages } from "../embedded/guest.ts";
-import { apiAccess, isUp, readInstallation, type Installation } from "../embedded/installation.ts";
-import { SITES, type SiteName } from "../embedded/layout.ts";
+import { apiAccess, assertControlSite, isUp, readInstallation, type Installation } from "../embedded/installation.ts";
+import { lostMarker, SITES, type SiteName } from "../embedded/layout.ts";
 import { findTool } from "../embedded/tools.ts";
-import { down, loseSite, startSite, up, type EnrolmentDesk } from "../embedded/up.ts";
+import { down, loseSite, lostSiteText, startSite, up, type EnrolmentDesk } from "../embedded/up.ts";
 
 /** Enough that the initial sync of the demo takes longer than a blink. */
 const ARCHIVE_BYTES = 1 << 30;
@@ -72,9 +72,14 @@ export function createEmbeddedCommands({
       } finally {
         // A demo that failed leaves its logs, never its processes, unless it was asked to.
         if (!keep) await down(folder);
+        if (!keep && report?.ok === true) rmSync(folder, { recursive: true, force: true });
+        else if (!keep)
+          say(`The demo's logs and disks stay in "${folder}", up to 2 GiB; remove that folder when you have looked`);
         else say(`Kept running; end it with: leeward down --state ${folder}`);
       }
-      return { ok: report.ok, text: describeReport(report), report };
+      // Nobody answers at these addresses any more.
+      const told = keep ? report : { ...report, urls: {} };
+      return { ok: report.ok, text: describeReport(told), report: told };
     },
   };
   return commands;
@@ -131,7 +136,8 @@ async function startDetached(
   state: string,
   say: (line: string) => void,
   stop: AbortSignal,
-): Promise<{ urls: Readonly<Record<string, string>>; state: string; pid: number }> {
+): Promise<{ urls: Readonly<Record<string, string>>; state: string; pid: number; lost: readonly string[] }> {
+  assertControlSite(state);
   mkdirSync(state, { recursive: true, mode: 0o700 });
   const running = readInstallation(state);
   if (isUp(running))
@@ -154,7 +160,9 @@ async function startDetached(
     const installation = readInstallation(state);
     if (installation?.ready === true && installation.up.pid === child.pid) {
       child.unref();
-      return { urls: installation.urls, state, pid: installation.up.pid };
+      const lost = SITES.filter((site) => existsSync(lostMarker(state, site)));
+      for (const site of lost) say(lostSiteText(state, site));
+      return { urls: installation.urls, state, pid: installation.up.pid, lost };
     }
     if (ended !== undefined)
       throw new Fault("PROCESS_DIED", `Starting failed: ${ended}`, {

@@ -13,6 +13,7 @@
  */
 import { CancellationScope, isCancellation } from "@temporalio/workflow";
 import { Fault } from "#model/fault.ts";
+import { duration } from "#model/health.ts";
 import { MOVE_STEPS } from "#model/move-steps.ts";
 import type { RecoveryPoint } from "#ports/replication.ts";
 import { act, PRIORITY } from "./act.ts";
@@ -24,6 +25,7 @@ import type { OperationState } from "./messages.ts";
 import { reporter, reportEnd } from "./operation-view.ts";
 import { awaitAnswers, createMachines, startMachines, type BootPlan } from "./replica-machines.ts";
 import { runOperation, type Runbook } from "./runbook.ts";
+import { now, timestamp } from "./workflow-time.ts";
 import type { OperationEnd } from "./signals.ts";
 
 const FENCE_MS = 600_000;
@@ -104,7 +106,11 @@ async function runFailover(
           { hint: "Look at the master target's log; the source is powered on again" },
         );
       }
-      note(`barrier ${chosen.barrier} of ${fenced.newest ?? "none"}, ${chosen.consistency}-consistent`);
+      const lost =
+        input.mode === "planned" ? "nothing" : `what was written in the ${duration(now() - chosen.cutAtMs)} since`;
+      note(
+        `cut at ${timestamp(chosen.cutAtMs)}, ${chosen.consistency}-consistent, barrier ${chosen.barrier} of ${fenced.newest ?? "none"}; lost is ${lost}`,
+      );
       run.set({ pointId: chosen.id, pointCutAtMs: chosen.cutAtMs });
       return chosen;
     });

@@ -291,10 +291,17 @@ export function factsOf(record: GroupRecord): GroupFacts {
   };
 }
 
-function replicaMachines({ machines, machinesOff, startedAtMs, sourceBranch }: ReplicaRecord): ReplicaMachines {
+function replicaMachines({
+  machines,
+  machinesOff,
+  uncommittedSinceMs,
+  startedAtMs,
+  sourceBranch,
+}: ReplicaRecord): ReplicaMachines {
   return {
     running: machines.map(({ name }) => name).filter((name) => !machinesOff.includes(name)),
     off: machinesOff,
+    uncommittedSinceMs,
     ...(startedAtMs === undefined ? {} : { startedAtMs }),
     ...(sourceBranch === undefined ? {} : { sourceBranch }),
   };

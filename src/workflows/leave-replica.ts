@@ -84,7 +84,10 @@ export async function leaveReplica(input: LeaveInput, run: Runbook): Promise<voi
         { site: targetSite, groupId, selector: "latest", branch },
         { ...at, summary: `newest point of branch ${branch}`, budgetMs: 20_000 },
       );
-      return `, newest point ${newest.id}`;
+      const own = newest.members.length === 0 || newest.members.some((member) => member.branch === branch);
+      return own
+        ? `, newest point ${newest.id}`
+        : `; nothing was committed on it, so it has no point of its own and cannot be chosen later: what it began from is ${newest.id}`;
     } catch (error) {
       if (isCancellation(error)) throw error;
       return `; its newest point is not known (${faultOf(error).code})`;

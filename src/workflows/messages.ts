@@ -327,6 +327,8 @@ export interface GroupState {
 export interface ReplicaMachines {
   readonly running: readonly string[];
   readonly off: readonly string[];
+  /** Since when writes of theirs wait for a commit; zero when none did at the last look. */
+  readonly uncommittedSinceMs: number;
   readonly startedAtMs?: number;
   /** What the source wrote until the failover. */
   readonly sourceBranch?: string;
