@@ -38,6 +38,8 @@ export interface ControlCommands {
   adopt(options: AdoptOptions): Promise<AdoptAnswer>;
   /** What a store says of its groups. */
   survey(store: StoreChoice): Promise<StoreAnswer>;
+  /** The same of the recovery site's store of an embedded installation; undefined when there is none that answers. */
+  surveyOwn(state: string): Promise<StoreAnswer | undefined>;
 }
 
 export interface AdoptOptions {

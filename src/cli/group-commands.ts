@@ -1,6 +1,6 @@
 /** `leeward group …`, `leeward point …` and `leeward status`. */
 import type { Command } from "commander";
-import { Fault } from "#model/fault.ts";
+import { Fault, isFault } from "#model/fault.ts";
 import type { RecoveryPoint } from "../api/contract.ts";
 import type { GroupView, StatusView } from "../api/contract.ts";
 import { globalOptions, outputOf, parseDuration, type CliDependencies, type WaitOptions } from "./context.ts";
@@ -33,7 +33,17 @@ export function addGroupCommands(program: Command, { client, control, stop }: Cl
     .option("--store <file>", "ask a replica store, without control: its groups, and how old their newest points are")
     .action(async ({ store }: { readonly store?: string }, command: Command) => {
       if (store !== undefined) return outputOf(command).answer(await control.survey({ store }), describeStore);
-      outputOf(command).answer(await client(globalOptions(command).state).status(), describeStatus);
+      const output = outputOf(command);
+      const { state } = globalOptions(command);
+      try {
+        output.answer(await client(state).status(), describeStatus);
+      } catch (error) {
+        // Without control, what its store says is better than nothing, for a person. A script gets the fault, and so does the exit code.
+        const away = isFault(error, "PEER_UNREACHABLE") || isFault(error, "NOT_FOUND");
+        const found = away && !output.json ? await control.surveyOwn(state) : undefined;
+        if (found !== undefined) output.answer(found, (value) => `Control does not answer.\n${describeStore(value)}\n`);
+        throw error;
+      }
     });
 
   const group = program.command("group").description("protection groups");

@@ -37,3 +37,9 @@ export function controlHome(state: string): ControlHome {
     },
   };
 }
+
+/** Where the recovery site's store stands with all that opens it; undefined before the first `up`. */
+export function ownStoreFile(state: string): string | undefined {
+  const file = join(siteFolder(state, CONTROL_SITE), "master-target", "config.json");
+  return existsSync(file) ? file : undefined;
+}

@@ -7,7 +7,7 @@ import type { AdoptionView } from "../api/contract.ts";
 import type { AdoptAnswer, AdoptOptions, ControlCommands } from "../cli/context.ts";
 import type { StoreChoice } from "../cli/rescue-contract.ts";
 import type { StoreContext } from "../data-mover/disk-context.ts";
-import { controlHome, type ControlHome } from "../embedded/control-home.ts";
+import { controlHome, ownStoreFile, type ControlHome } from "../embedded/control-home.ts";
 import { apiAccess, isRunning } from "../embedded/installation.ts";
 import { adoptStore } from "./adopt.ts";
 import { openStoreContext, readHeldKeys, readStoreAccess } from "./store-access.ts";
@@ -18,7 +18,23 @@ const POLL_MS = 300;
 const WAIT_MS = 180_000;
 
 export function createControlCommands({ stop }: { readonly stop: AbortSignal }): ControlCommands {
+  const survey: ControlCommands["survey"] = async (choice) =>
+    await withStore(choice, stop, async ({ context, tenantKey }) => {
+      const { storeId, claim, groups } = await surveyStore(context, tenantKey);
+      return { storeId, ...(claim === undefined ? {} : { control: claim }), groups };
+    });
   return {
+    survey,
+    async surveyOwn(state) {
+      const store = ownStoreFile(resolve(state));
+      if (store === undefined) return undefined;
+      try {
+        return await survey({ store });
+      } catch (error) {
+        if (!isFault(error)) throw error; // The caller says why control cannot be asked; that is what matters.
+        return undefined;
+      }
+    },
     async adopt(options) {
       const home = homeOf(options);
       const report = await withStore(options.store, stop, async (opened) =>
@@ -33,16 +49,11 @@ export function createControlCommands({ stop }: { readonly stop: AbortSignal }):
       );
       if (options.dryRun) return report;
       home.restart();
-      if (!options.wait || options.configFile !== undefined) return report;
+      // With new keys no role can come before it is enrolled again.
+      if (!options.wait || options.configFile !== undefined || report.keys === "new") return report;
       const adoption = await groupsAreBack(options, report, stop);
       return adoption === undefined ? report : { ...report, adoption };
     },
-
-    survey: async (choice) =>
-      await withStore(choice, stop, async ({ context, tenantKey }) => {
-        const { storeId, claim, groups } = await surveyStore(context, tenantKey);
-        return { storeId, ...(claim === undefined ? {} : { control: claim }), groups };
-      }),
   };
 }
 

@@ -55,6 +55,7 @@ const dependencies: CliDependencies = {
   control: {
     adopt: async (options) => (await controlCommands()).adopt(options),
     survey: async (store) => (await controlCommands()).survey(store),
+    surveyOwn: async (state) => (await controlCommands()).surveyOwn(state),
   },
   role: async (name, configFile) => {
     const load = ROLES[name];

@@ -3,7 +3,7 @@
  * and the recovery key it comes back, and protection goes on without a new full copy.
  */
 import assert from "node:assert/strict";
-import { cpSync, existsSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import type { ApiClient, OperationState } from "../../src/api/contract.ts";
@@ -208,3 +208,56 @@ async function ended(client: ApiClient, operationId: string): Promise<OperationS
   assert.equal(operation.state, "done", JSON.stringify(operation));
   return operation;
 }
+
+test(
+  "control's state and the recovery key are lost: new keys, every role enrolled again, and no new full copy",
+  { timeout: 600_000 },
+  async (t) => {
+    const system = await startSystem(t);
+    const { state, folder } = system;
+    const secondary = siteFolder(state, "secondary");
+    const store = join(secondary, "master-target", "config.json");
+    const image = join(folder, "disk.img");
+    await numberedImage(image, SIZE, 3);
+    await system.client.protect({ name: "web", disks: [`tap:${image}`], policy: { intervalMs: 1_000 } });
+    await until("a point", 120_000, async () => (await system.client.group("web")).phase === "protected");
+    const points = await system.client.points("web");
+    assert.equal((await system.leeward("down")).code, 0);
+    for (const name of ["control", "temporal", "redis"])
+      rmSync(join(secondary, name), { recursive: true, force: true });
+    rmSync(join(state, "recovery-key"));
+
+    const up = await system.leeward("up", "--detach", "--json");
+    assert.equal(up.code, 0, up.stderr);
+    assert.match(readFileSync(join(state, "up.log"), "utf8"), /Control has lost its state[^]*leeward control adopt/);
+    const refused = await system.leeward("control", "adopt", store, "--yes");
+    assert.match(refused.stderr, /KEY_REJECTED/); // Made anew by the new control, and not what sealed the copy.
+    const adopted = await system.leeward(
+      "control",
+      "adopt",
+      store,
+      "--yes",
+      "--new-ca",
+      "--recovery-key",
+      "/nowhere",
+      "--json",
+    );
+    assert.equal(adopted.code, 0, adopted.stderr);
+    assert.equal((JSON.parse(adopted.stdout) as AdoptAnswer).keys, "new");
+    assert.equal((await system.leeward("down")).code, 0);
+    const again = await system.leeward("up", "--detach", "--json");
+    assert.equal(again.code, 0, again.stderr);
+
+    const client = createApiClient(apiAccess(state));
+    await freshPoint(client, "web");
+    const view = await client.group("web");
+    assert.deepEqual([view.phase, view.syncTotalBytes], ["protected", 0]);
+    assert.ok(view.shippedBytes < SIZE / 2, `${view.shippedBytes} bytes were shipped`);
+    const ids = (await client.points("web")).map(({ id }) => id);
+    assert.deepEqual(
+      points.filter(({ id }) => !ids.includes(id)),
+      [],
+    );
+    await assertReplicaEqual({ ...system, client }, "web", [image]);
+  },
+);
