@@ -57,12 +57,12 @@ export function controlGuard(deps: {
   };
 
   const guard: ControlGuard = {
-    check(value) {
+    async check(value) {
       const term = value === undefined ? undefined : readTerm(value);
       // One after the other: two first orders of one term are one claim.
       const mine = turn.then(() => check(term));
       turn = mine.catch(() => undefined); // Its caller has the error.
-      return mine;
+      await mine;
     },
     async checkMachines(value) {
       try {

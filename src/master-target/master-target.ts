@@ -16,7 +16,8 @@ import type { ExportStatus, GroupDisk, MasterTarget } from "#ports/master-target
 import type { Address } from "#ports/link.ts";
 import type { GroupProgress, RecoveryPoint } from "#ports/replication.ts";
 import { createOnce } from "../data-mover/create-once.ts";
-import { readIfThere } from "../data-mover/disk-context.ts";
+import { listNumbers } from "../data-mover/claims.ts";
+import { readIfThere, type DiskContext } from "../data-mover/disk-context.ts";
 import { claimBranch, createBranch, createDisk, ROOT } from "../data-mover/disk-moves.ts";
 import type { GroupContext } from "../data-mover/barriers.ts";
 import { claimGroupEpoch, fenceGroup, type FenceGroup } from "../data-mover/group-fence.ts";
@@ -130,6 +131,7 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
     for (const member of point.members) {
       const parent = { branch: member.branch, seq: member.seq, commitHash: member.commitHash };
       await createBranch(context.disk(member.diskId), { branch, parent, reason, operation });
+      await assertUnwritten(context.disk(member.diskId), branch);
     }
     for (const member of point.members) {
       await claimBranch(context.disk(member.diskId), { operation, groupEpoch, activeSite: site, branch, holder });
@@ -373,6 +375,18 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
 function formerly(known: RegisteredGroup | undefined, sourceSite: string): Pick<RegisteredGroup, "formerSite"> {
   const former = known?.sourceSite === sourceSite ? known.formerSite : known?.sourceSite;
   return former === undefined ? {} : { formerSite: former };
+}
+
+/**
+ * A branch that has commits was served before, and its overlay went with this master target's state: over the point it began at, an empty overlay would
+ * be a state that never was.
+ */
+async function assertUnwritten(disk: DiskContext, branch: string): Promise<void> {
+  if ((await listNumbers(disk, disk.names.journal(branch))).length === 0) return;
+  throw new Fault("REFUSED", `The overlay of branch "${branch}" is lost; what was written to it is in the store`, {
+    details: { diskId: disk.diskId, branch },
+    hint: `Go on from the branch's newest point: \`leeward point list\`, then \`leeward change-point GROUP --point ID\`.`,
+  });
 }
 
 /** What is known of a group whose source has not come yet. */
