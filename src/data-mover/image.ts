@@ -11,7 +11,7 @@
  *
  * Source: docs/format.md, "Reading a disk".
  */
-import { type Run, runsOf, SOURCE_LIMIT, SOURCE_ZERO } from "#model/extent-map.ts";
+import { type Run, runsOf, SOURCE_LIMIT } from "#model/extent-map.ts";
 import { Fault } from "#model/fault.ts";
 import { SHARD_BLOCKS, shardOf } from "#model/shard-map.ts";
 import { BLOCK_SIZE, blockCount } from "#model/units.ts";
@@ -269,11 +269,11 @@ function allocationRuns(
       for (const { run } of placed) {
         const from = Math.max(run.start * BLOCK_SIZE, offset);
         const to = Math.min((run.start + run.length) * BLOCK_SIZE, offset + length);
+        // Zeroes that were written are a hole too: the store keeps nothing for them, and who copies the image need not read them.
         const zero = !isData(run);
-        const hole = zero && run.source !== SOURCE_ZERO;
         const last = made.at(-1);
-        if (last?.zero === zero && last.hole === hole) last.length += to - from;
-        else made.push({ length: to - from, hole, zero });
+        if (last?.zero === zero) last.length += to - from;
+        else made.push({ length: to - from, hole: zero, zero });
       }
     },
   };

@@ -32,7 +32,7 @@ export interface BlockDevice {
 
 export interface AllocationRun {
   readonly length: number;
-  /** Not allocated: nothing was ever written there (reads as zeroes). */
+  /** Takes no room where it is kept (reads as zeroes). */
   readonly hole: boolean;
   readonly zero: boolean;
 }

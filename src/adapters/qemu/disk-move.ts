@@ -70,7 +70,10 @@ export async function moveDisk(given: RunningMachine, request: MoveRequest): Pro
     await control.execute("block-job-resume", { arguments: { device: job.id } });
     throw heldUp(machine, disk.url, request, job.ioStatus);
   }
-  if (!READY.includes(job.status)) return { state: "copying", copiedBytes: job.offset, totalBytes: job.length };
+  if (!READY.includes(job.status)) {
+    const totalBytes = Math.max(job.length, request.sizeBytes); // It has no length before it has begun.
+    return { state: "copying", copiedBytes: job.offset, totalBytes };
+  }
   if (!seen.guestRuns)
     throw new Fault("HYPERVISOR_UNAVAILABLE", `Machine "${record.name}" is paused, expected it to run`, {
       details: { machineId: record.id },

@@ -27,8 +27,7 @@ import type {
   MachineDisk,
   MachineNetwork,
 } from "#ports/hypervisor.ts";
-import { commandLine, CONSOLE_FILE, CONTROL_SOCKET, OPEN_SECONDS, parseNbdUrl, QEMU_LOG_FILE } from "./command-line.ts";
-import { openControlSocket, type ControlSocket } from "./control-socket.ts";
+import { commandLine, CONSOLE_FILE, OPEN_SECONDS, parseNbdUrl, QEMU_LOG_FILE } from "./command-line.ts";
 import { moveDisk, settlePivot, type MoveRequest, type RunningMachine } from "./disk-move.ts";
 import {
   listRecords,
@@ -39,6 +38,7 @@ import {
   writeRecord,
   type MachineRecord,
 } from "./machine-file.ts";
+import { command, isUp, openControl, powerOf, unlessGone } from "./machine-control.ts";
 import { findProcess, howItEnded, PID_FILE, signalProcess, type ProcessIdentity } from "./process-identity.ts";
 
 export interface QemuOptions {
@@ -121,7 +121,7 @@ export function createQemuHypervisor(options: QemuOptions): Hypervisor {
     record: MachineRecord,
     work: (machine: RunningMachine) => Promise<T>,
   ): Promise<T> {
-    using control = await openControlSocket(controlPath(running));
+    using control = await openControl(running);
     return await work({ record, folder: machineFolder(stateFolder, record.id), control, clock });
   }
 
@@ -353,44 +353,6 @@ export function createQemuHypervisor(options: QemuOptions): Hypervisor {
         await removeFolder(folder);
       }),
   };
-}
-
-/** Asked of QEMU, because a machine that lost its disks is paused and yet has a process. */
-async function powerOf(running: ProcessIdentity): Promise<"running" | "paused"> {
-  const status = (await command(running, "query-status").catch((error: unknown) => {
-    // Busy or just ending: a process there is a machine that must be counted as running.
-    if (isFault(error, "HYPERVISOR_UNAVAILABLE")) return { status: "running" };
-    throw error;
-  })) as { readonly status: string };
-  return status.status === "running" || status.status === "prelaunch" ? "running" : "paused";
-}
-
-async function isUp(running: ProcessIdentity): Promise<boolean> {
-  try {
-    const status = (await command(running, "query-status")) as { readonly status: string };
-    return status.status === "running";
-  } catch (error) {
-    if (isFault(error, "HYPERVISOR_UNAVAILABLE")) return false; // Its socket is not there yet.
-    throw error;
-  }
-}
-
-async function command(running: ProcessIdentity, name: string, timeoutMs?: number): Promise<unknown> {
-  using control: ControlSocket = await openControlSocket(controlPath(running));
-  return await control.execute(name, timeoutMs === undefined ? {} : { timeoutMs });
-}
-
-function controlPath(running: ProcessIdentity): string {
-  return `/proc/${running.pid}/cwd/${CONTROL_SOCKET}`;
-}
-
-/** A QEMU that ends while it is spoken to is what the caller wanted. */
-async function unlessGone(folder: string, work: () => Promise<unknown>): Promise<void> {
-  try {
-    await work();
-  } catch (error) {
-    if (findProcess(folder) !== undefined) throw error;
-  }
 }
 
 async function notStarted(record: MachineRecord, folder: string, cause: Error | undefined): Promise<Fault> {
