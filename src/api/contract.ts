@@ -88,6 +88,9 @@ export interface GroupView {
   readonly syncRemainingBytes: number;
   readonly syncTotalBytes: number;
   readonly syncBytesPerSecond: number;
+  /** Of what the running or the last sync read: what was compared with the replica, and what the replica had already, so that it was not shipped. */
+  readonly comparedBytes: number;
+  readonly sameBytes: number;
   readonly writtenBytes: number;
   readonly shippedBytes: number;
   readonly storedBytes: number;

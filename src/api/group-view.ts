@@ -20,6 +20,11 @@ export async function viewOf(dependencies: ApiDependencies, state: GroupState): 
 export function groupView(state: GroupState, live: LiveFacts, nowMs: number): GroupView {
   const progress = live.progress ?? state.progress;
   const syncRemainingBytes = sum(progress?.disks.map((disk) => disk.syncRemainingBytes));
+  // What is compared and the same never reaches the target: while comparing, only the source knows how fast it goes.
+  const syncBytesPerSecond =
+    (live.source?.compared === undefined ? undefined : live.source.sync?.bytesPerSecond) ??
+    progress?.syncBytesPerSecond ??
+    0;
   const newestPoint = newer(live.newestPoint, state.newestPoint);
   return {
     name: state.name,
@@ -39,10 +44,12 @@ export function groupView(state: GroupState, live: LiveFacts, nowMs: number): Gr
         ? null
         : Math.max(0, progress.barrierCommittedAtMs - progress.barrierCutAtMs),
     backlogBytes: progress?.backlogBytes ?? 0,
-    etaMs: etaMs(syncRemainingBytes, progress?.syncBytesPerSecond ?? 0),
+    etaMs: etaMs(syncRemainingBytes, syncBytesPerSecond),
     syncRemainingBytes,
     syncTotalBytes: sum(progress?.disks.map((disk) => disk.syncTotalBytes)),
-    syncBytesPerSecond: progress?.syncBytesPerSecond ?? 0,
+    syncBytesPerSecond,
+    comparedBytes: live.source?.compared?.comparedBytes ?? 0,
+    sameBytes: live.source?.compared?.sameBytes ?? 0,
     writtenBytes: progress?.writtenBytes ?? 0,
     shippedBytes: progress?.shippedBytes ?? 0,
     storedBytes: progress?.storedBytes ?? 0,

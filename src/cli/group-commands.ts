@@ -230,7 +230,12 @@ export function describeGroup(view: GroupView): string {
   ];
   if (view.syncRemainingBytes > 0) {
     lines.push(
-      `  initial sync: ${size(view.syncTotalBytes - view.syncRemainingBytes)} of ${size(view.syncTotalBytes)}, ${size(view.syncBytesPerSecond)}/s, ETA ${duration(view.etaMs)}`,
+      `  ${view.comparedBytes > 0 ? "resync" : "initial sync"}: ${size(view.syncTotalBytes - view.syncRemainingBytes)} of ${size(view.syncTotalBytes)}, ${size(view.syncBytesPerSecond)}/s, ETA ${duration(view.etaMs)}`,
+    );
+  }
+  if (view.comparedBytes > 0) {
+    lines.push(
+      `  compared ${size(view.comparedBytes)} with the replica, of which ${size(view.comparedBytes - view.sameBytes)} differed and were shipped`,
     );
   }
   for (const reason of view.health)

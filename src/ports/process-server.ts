@@ -49,8 +49,7 @@ export interface SourceState {
     readonly remainingBytes: number;
     readonly bytesPerSecond: number;
     readonly etaMs: number;
-    /** Of what was read, what was compared with the replica, and what the replica had already: that was not shipped. */
-    readonly comparedBytes: number;
-    readonly sameBytes: number;
   };
+  /** Of what the running or the last sweep read: what was compared with the replica, and what the replica had already. Undefined: nothing was. */
+  readonly compared?: { readonly comparedBytes: number; readonly sameBytes: number };
 }

@@ -72,7 +72,7 @@ async function oneStep(group: GroupContext): Promise<number> {
   const before = await prepare(group, members);
   const remaining = sum(before, (disk) => disk.remainingBytes);
   noteSynced(group, before);
-  if (group.syncTotalBytes === 0) {
+  if (group.syncTotalBytes === 0 && remaining > 0) {
     group.syncBeganMs = group.clock.monotonic();
     group.syncComparedBytes = 0;
     group.syncSameBytes = 0;

@@ -138,6 +138,9 @@ export function startGroup(
         spoolBytes: group.cycles.reduce((sum, cycle) => sum + cycle.spool.usedBytes, 0),
         lastCutAtMs: group.file.memory.cutAtMs,
         ...(group.syncTotalBytes === 0 ? {} : { sync: syncProgress(group) }),
+        ...(group.syncComparedBytes === 0
+          ? {}
+          : { compared: { comparedBytes: group.syncComparedBytes, sameBytes: group.syncSameBytes } }),
       };
     },
     async close() {
@@ -159,8 +162,7 @@ function syncProgress(group: GroupContext): NonNullable<SourceState["sync"]> {
   const seconds = (group.clock.monotonic() - group.syncBeganMs) / 1_000;
   const bytesPerSecond = seconds > 0 ? Math.round((totalBytes - remainingBytes) / seconds) : 0;
   const etaMs = bytesPerSecond > 0 ? Math.round((remainingBytes / bytesPerSecond) * 1_000) : 0;
-  const { syncComparedBytes: comparedBytes, syncSameBytes: sameBytes } = group;
-  return { totalBytes, remainingBytes, bytesPerSecond, etaMs, comparedBytes, sameBytes };
+  return { totalBytes, remainingBytes, bytesPerSecond, etaMs };
 }
 
 /** What we track is relative to one branch: on another, everything is compared. */
