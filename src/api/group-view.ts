@@ -3,6 +3,7 @@
  * minute ago; the phase and the epoch are its own, figures are fresher from the sites. A site that does not answer leaves the workflow's.
  */
 import { runsAtTarget } from "#model/group-phase.ts";
+import type { HealthCode } from "#model/health-codes.ts";
 import type { HealthReason } from "#model/health.ts";
 import type { SourceState } from "#ports/process-server.ts";
 import type { RecoveryPoint } from "#ports/replication.ts";
@@ -78,10 +79,10 @@ function missingRoles(
 ): readonly HealthReason[] {
   const { phase, sourceSite, targetSite } = state;
   if (phase === "unprotected") return [];
-  const said = (...codes: readonly string[]): boolean => known.some(({ code }) => codes.includes(code));
+  const said = (...codes: readonly HealthCode[]): boolean => known.some(({ code }) => codes.includes(code));
   const seen =
     state.observedAtMs === 0 ? "it was not looked at yet" : `last seen ${new Date(state.observedAtMs).toISOString()}`;
-  const unknown = (code: string, role: string, site: string): HealthReason => ({
+  const unknown = (code: HealthCode, role: string, site: string): HealthReason => ({
     code,
     level: "unknown",
     cause: `The ${role} of site "${site}" is not connected to control: how the group is now is not known, ${seen}`,

@@ -11,6 +11,23 @@ import { printFault, reportFailure } from "./output.ts";
 
 /** Runs one command line (without the program's name). Returns the exit code of docs/surface.md. */
 export async function runCli(args: readonly string[], dependencies: CliDependencies): Promise<number> {
+  const program = createProgram(dependencies);
+  try {
+    await program.parseAsync(args, { from: "user" });
+    return 0;
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      if (error.exitCode === 0) return 0;
+      // Commander has told the person already; a script reads the same as one value.
+      if (args.includes("--json")) printFault(usageFault(error));
+      return FAULTS.USAGE.exit;
+    }
+    return reportFailure(error, { json: args.includes("--json") });
+  }
+}
+
+/** Every command of the program. */
+export function createProgram(dependencies: CliDependencies): Command {
   const program = new Command("leeward")
     .description("Disaster recovery for whole machines")
     .version(dependencies.version, "--version", "print the version")
@@ -27,18 +44,7 @@ export async function runCli(args: readonly string[], dependencies: CliDependenc
   addStoreCommands(program, dependencies);
   program.hook("preAction", (_, command) => assertConfigIsRead(program, command));
   for (const command of everyCommand(program)) command.exitOverride();
-  try {
-    await program.parseAsync(args, { from: "user" });
-    return 0;
-  } catch (error) {
-    if (error instanceof CommanderError) {
-      if (error.exitCode === 0) return 0;
-      // Commander has told the person already; a script reads the same as one value.
-      if (args.includes("--json")) printFault(usageFault(error));
-      return FAULTS.USAGE.exit;
-    }
-    return reportFailure(error, { json: args.includes("--json") });
-  }
+  return program;
 }
 
 function usageFault({ code, message }: CommanderError): Fault {

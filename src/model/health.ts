@@ -6,13 +6,14 @@
  * - no reason means healthy; the level of a group is that of its worst reason;
  * - only facts in, text out: the same facts give the same reasons.
  */
+import type { HealthCode } from "./health-codes.ts";
 import { CONDITIONS, isMoving, type GroupPhase } from "./group-phase.ts";
 
 /** `unknown`: something is just coming up, and whether it is well will be known in a moment. */
 export type HealthLevel = "unknown" | "warning" | "critical";
 
 export interface HealthReason {
-  readonly code: string;
+  readonly code: HealthCode;
   readonly level: HealthLevel;
   readonly cause: string;
   readonly remedy: string;
@@ -302,11 +303,11 @@ function conditional(facts: HealthFacts): HealthReason[] {
   return reasons;
 }
 
-function critical(code: string, cause: string, remedy: string): HealthReason {
+function critical(code: HealthCode, cause: string, remedy: string): HealthReason {
   return { code, level: "critical", cause, remedy };
 }
 
-function warning(code: string, cause: string, remedy: string): HealthReason {
+function warning(code: HealthCode, cause: string, remedy: string): HealthReason {
   return { code, level: "warning", cause, remedy };
 }
 

@@ -1,0 +1,28 @@
+/** Codes of health reasons. A code never changes its meaning: alerts and scripts match on it. docs/errors.md explains each; a test compares. */
+export const HEALTH_CODES = [
+  "CATALOG_BEHIND",
+  "EXPORT_UNAVAILABLE",
+  "FENCED",
+  "LOCAL_RPO_BREACH",
+  "MEMBER_NOT_STARTED",
+  "NOT_ANSWERING",
+  "NOT_REPLICATED",
+  "OLD_SOURCE_FENCED",
+  "PAUSED",
+  "REPLICATION_FAILED",
+  "REPLICA_MACHINE_OFF",
+  "RPO_BREACH",
+  "SOURCE_CONNECTING",
+  "SOURCE_DISCONNECTED",
+  "SOURCE_FAILED",
+  "SOURCE_FENCED",
+  "SOURCE_MAY_RUN",
+  "SPOOL_FULL",
+  "SYNC_STALLED",
+  "TARGET_CONNECTING",
+  "TARGET_UNREACHABLE",
+  "TEST_CLEANUP_FAILED",
+  "UNDO_UNFINISHED",
+  "WORKER_CONNECTING",
+] as const;
+export type HealthCode = (typeof HEALTH_CODES)[number];
