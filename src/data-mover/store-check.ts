@@ -7,6 +7,8 @@
  */
 import { createHash, createHmac, createSecretKey } from "node:crypto";
 import { type Fault, isFault } from "#model/fault.ts";
+import { decodeCatalogEntry } from "#model/format/catalog-entry.ts";
+import { decodeControlClaim, decodeSealedKeys } from "#model/format/control-records.ts";
 import { decodeRecord } from "#model/format/json-record.ts";
 import { diskNames, storeNames } from "#model/format/object-names.ts";
 import { decodeStoreRecord, encodeStoreRecord, type Mac } from "#model/format/records.ts";
@@ -134,11 +136,20 @@ async function countObjects(context: StoreContext, findings: Findings): Promise<
   return [...counts.values()];
 }
 
-/** Records of the control plane are JSON; what they say is not the store's business. */
+/** Records of the control plane: whether they can be read. What they say is not the store's business, and who wrote them takes a key. */
 async function checkCatalog(context: StoreContext, records: CheckRecords): Promise<void> {
-  for await (const { key } of context.store.list(storeNames(context.root).catalog(""), storeOptions(context))) {
-    if (!key.endsWith(".json")) continue;
-    await records.read(key, { kind: "catalog", decode: (data) => decodeRecord(data, key) });
+  const { catalog, catalogGroups, controlEpochs, controlKeys } = storeNames(context.root);
+  const decoderOf = (key: string): ((data: Uint8Array, key: string) => unknown) | undefined => {
+    if (key.startsWith(controlEpochs)) return decodeControlClaim;
+    if (key.startsWith(controlKeys)) return decodeSealedKeys;
+    if (key.endsWith(".json")) return decodeRecord;
+    return key.startsWith(catalogGroups) ? (data) => decodeCatalogEntry(data, key) : undefined;
+  };
+  for (const prefix of [catalog(""), controlEpochs, controlKeys]) {
+    for await (const { key } of context.store.list(prefix, storeOptions(context))) {
+      const decode = decoderOf(key);
+      if (decode !== undefined) await records.read(key, { kind: "catalog", decode: (data) => decode(data, key) });
+    }
   }
 }
 

@@ -9,6 +9,8 @@ import { memoryStore } from "../../src/adapters/memory/memory-store.ts";
 import { readCatalog, readStanding, writeCatalogEntry } from "../../src/data-mover/catalog.ts";
 import { assertNewest, claimControl, readControlClaim } from "../../src/data-mover/control-claims.ts";
 import { fenceGroup } from "../../src/data-mover/group-fence.ts";
+import { ensureStoreRecord } from "../../src/data-mover/mover-store.ts";
+import { checkStore } from "../../src/data-mover/store-check.ts";
 import { commitFixture, protect } from "./commit-fixture.ts";
 
 const mac: Mac = (data) => createHmac("sha256", "tenant").update(data).digest();
@@ -121,4 +123,21 @@ test("a claim whose reply is lost is found again, and is not another's", async (
   const mine = term(1);
   await claimControl(context, mine);
   assert.equal((await readControlClaim(context))?.controlId, mine.controlId);
+});
+
+test("a check of the store reads what the control plane left in it, and names what is damaged", async () => {
+  const { group: context, memory } = commitFixture(["a"]);
+  const names = storeNames(context.root);
+  await ensureStoreRecord(context);
+  await claimControl(context, term(1));
+  await writeCatalogEntry(context, entry(1, "protected"), mac);
+  const { findings } = await checkStore(context, { readData: 0 });
+  assert.deepEqual(findings, []);
+  const damaged = [names.catalogEntry("web", 1), names.controlEpoch(1), names.controlKey(1)];
+  for (const key of damaged) memory.overwrite(key, Buffer.from('{"format":1}'));
+  const after = await checkStore(context, { readData: 0 });
+  assert.deepEqual(
+    after.findings.map(({ key, code }) => [key, code]).sort(),
+    damaged.map((key) => [key, "OBJECT_CORRUPT"]).sort(),
+  );
 });
