@@ -3,7 +3,7 @@ import type { Command } from "commander";
 import { Fault } from "#model/fault.ts";
 import type { AdoptionView, ApiClient } from "../api/contract.ts";
 import { createOutput, type Output } from "./output.ts";
-import type { RescueCommands, StoreChoice } from "./rescue-contract.ts";
+import type { RescueCommands, RestoredDiskView, StoreChoice, TransferProgress } from "./rescue-contract.ts";
 
 export interface CliDependencies {
   readonly version: string;
@@ -11,6 +11,16 @@ export interface CliDependencies {
   readonly client: (state: string) => ApiClient;
   readonly embedded: EmbeddedCommands;
   readonly rescue: RescueCommands;
+  /** Copy a read-only export of this machine into raw images. */
+  readonly copyExport: (
+    request: {
+      readonly pointId: string;
+      readonly disks: readonly { readonly diskId: string; readonly url: string }[];
+      readonly to: string;
+      readonly yes: boolean;
+    },
+    onProgress: (progress: TransferProgress) => void,
+  ) => Promise<RestoredDiskView[]>;
   readonly control: ControlCommands;
   /** Run one role until it is stopped. */
   readonly role: (name: string, configFile: string) => Promise<void>;

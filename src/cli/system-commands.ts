@@ -7,6 +7,7 @@ import { confirm } from "./confirm.ts";
 import { addControlCommands } from "./control-commands.ts";
 import { globalOptions, outputOf, type CliDependencies } from "./context.ts";
 import { answeredFailure, size, table, type Output } from "./output.ts";
+import { describeRestored, sayProgress } from "./store-commands.ts";
 
 const CLOSE_MS = 3_000;
 const ROLES = ["agent", "process-server", "master-target", "control", "worker"] as const;
@@ -15,7 +16,10 @@ export function isRole(name: string): boolean {
   return ROLES.some((one) => one === name);
 }
 
-export function addSystemCommands(program: Command, { client, embedded, control, role, stop }: CliDependencies): void {
+export function addSystemCommands(
+  program: Command,
+  { client, embedded, control, copyExport, role, stop }: CliDependencies,
+): void {
   program
     .command("up")
     .description("start everything on this machine: two sites, all roles and their servers")
@@ -141,6 +145,34 @@ export function addSystemCommands(program: Command, { client, embedded, control,
         output.say("Serving until interrupted (Ctrl-C)");
         await untilStopped(stop);
         await closeInTime(api, opened.operationId, output);
+      },
+    );
+
+  program
+    .command("restore")
+    .argument("<group>")
+    .option("--point <selector>", "which point", "latest")
+    .requiredOption("--to <dir>", "folder for the images, one DISK.raw each")
+    .option("--yes", "replace files that are there")
+    .description("a point as raw images, every block verified")
+    .action(
+      async (
+        name: string,
+        options: { readonly point: string; readonly to: string; readonly yes?: boolean },
+        command: Command,
+      ) => {
+        const api = client(globalOptions(command).state);
+        const output = outputOf(command);
+        const opened = await api.openExport(name, { point: options.point, writable: false });
+        try {
+          const { pointId, disks } = opened;
+          const to = { to: options.to, yes: options.yes ?? false };
+          const restored = await copyExport({ pointId, disks, ...to }, sayProgress(output));
+          const point = { id: pointId, cutAt: new Date(Number(pointId.slice(0, 13))).toISOString() };
+          output.answer({ point, disks: restored }, describeRestored);
+        } finally {
+          await closeInTime(api, opened.operationId, output);
+        }
       },
     );
 

@@ -57,6 +57,8 @@ const dependencies: CliDependencies = {
     survey: async (store) => (await controlCommands()).survey(store),
     surveyOwn: async (state) => (await controlCommands()).surveyOwn(state),
   },
+  copyExport: async (request, onProgress) =>
+    (await import("./copy-export.ts")).copyExport({ ...request, stop: stopping.signal, onProgress }),
   role: async (name, configFile) => {
     const load = ROLES[name];
     if (load === undefined) throw new Fault("USAGE", `No role "${name}"`);
