@@ -71,7 +71,7 @@ async function* readSlots(
   if (until !== undefined && until <= from) return;
   const ahead: Promise<CountedCommit>[] = [];
   try {
-    for await (const seq of listSlots(disk, branch, from)) {
+    for await (const seq of listSlots(disk, branch, from, until)) {
       const reading = readCommit(disk, branch, seq);
       reading.catch(() => undefined); // Awaited in its turn below; without this a failed read ahead would end the process.
       ahead.push(reading);
@@ -86,17 +86,34 @@ async function* readSlots(
 
 const READ_AHEAD = 8;
 
-/** Numbers of the taken slots after `from`. Throws CHAIN_BROKEN at a hole. */
-export async function* listSlots(disk: DiskContext, branch: string, from: number): AsyncGenerator<number, void, void> {
+/**
+ * Numbers of the taken slots after `from`, in order; with `until`, no more are asked for than up to there, for an entry of a listing may
+ * cost the store as much as a read. Throws CHAIN_BROKEN at a hole.
+ */
+export async function* listSlots(
+  disk: DiskContext,
+  branch: string,
+  from: number,
+  until?: number,
+): AsyncGenerator<number, void, void> {
   const prefix = disk.names.journal(branch);
   let last = from;
-  const options = { ...storeOptions(disk), startAfter: disk.names.commit(branch, from) };
-  for await (const { key } of disk.store.list(prefix, options)) {
-    const seq = parseNumbered(prefix, key);
-    if (seq === undefined) continue; // Not ours; a scrub reports such objects.
-    if (seq !== last + 1) throw chainBroken(disk.diskId, branch, last + 1, `is missing, but commit ${seq} is there`);
-    last = seq;
-    yield seq;
+  let startAfter = disk.names.commit(branch, from);
+  for (;;) {
+    const limit = until === undefined ? undefined : until - last;
+    let entries = 0;
+    const options = { ...storeOptions(disk), startAfter, ...(limit !== undefined && { limit }) };
+    for await (const { key } of disk.store.list(prefix, options)) {
+      entries++;
+      startAfter = key;
+      const seq = parseNumbered(prefix, key);
+      if (seq === undefined) continue; // Not ours; a scrub reports such objects.
+      if (seq !== last + 1) throw chainBroken(disk.diskId, branch, last + 1, `is missing, but commit ${seq} is there`);
+      last = seq;
+      yield seq;
+    }
+    // What is not ours has taken places of the limit.
+    if (limit === undefined || entries < limit || last >= until!) return;
   }
 }
 
