@@ -10,7 +10,7 @@
 import type { FaultJson } from "#model/fault.ts";
 import type { JsonObject } from "#model/json.ts";
 import type { Machine, MachineConfig, MachineDisk, MachineNetwork } from "#ports/hypervisor.ts";
-import type { ExportMode, ExportStatus, FenceResult, GroupDisk } from "#ports/master-target.ts";
+import type { ExportMode, ExportStatus, FenceResult, GroupDisk, TurnResult } from "#ports/master-target.ts";
 import type { DiskReport, GroupProgress, RecoveryPoint, ReplicationOrder } from "#ports/replication.ts";
 
 export interface Activities {
@@ -48,6 +48,18 @@ export interface Activities {
     readonly groupId: string;
     readonly timeoutMs: number;
   }): Promise<{ readonly reachable: boolean; readonly fault?: FaultJson }>;
+  /** What the site's agents say of the group's disks; none when its process server does not know the group. */
+  sourceDisks(input: { readonly site: string; readonly groupId: string }): Promise<readonly DiskReport[]>;
+  /** Names of the agents that are connected at a site. */
+  connectedAgents(input: { readonly site: string }): Promise<readonly string[]>;
+  /** The site's store is written by another site's process server from now on. */
+  turn(input: {
+    readonly site: string;
+    readonly groupId: string;
+    readonly operationId: string;
+    readonly activeSite: string;
+    readonly atLeastEpoch: number;
+  }): Promise<TurnResult>;
   releaseGroup(input: { readonly site: string; readonly groupId: string; readonly operationId: string }): Promise<void>;
 
   // Watching
@@ -109,13 +121,14 @@ export interface Activities {
     readonly timeoutMs: number;
   }): Promise<{ readonly ready: boolean; readonly running: boolean; readonly detail: string }>;
   /**
-   * Machines as a site's hypervisor knows them, one for each name: by the taps that their disks are attached to, else by name; `unknown`: it has none.
-   * `tapUrls` goes with `names`.
+   * Machines as a site's hypervisor knows them, one for each name: by id, by the taps that their disks are attached to, else by name; `unknown`: it has
+   * none. `tapUrls` and `machineIds` ("" for one that is not known) go with `names`.
    */
   findMachines(input: {
     readonly site: string;
     readonly names: readonly string[];
     readonly tapUrls?: readonly (readonly string[])[];
+    readonly machineIds?: readonly string[];
   }): Promise<readonly FoundMachine[]>;
   /** Ask the guests to shut down, beside each other. Those that still run after `timeoutMs` are named, not powered off. */
   shutdownMachines(input: {
@@ -138,6 +151,8 @@ export interface Activities {
    * `done` says which. Asked again, it goes on. With the URL that a disk has, whatever move of it is under way is given up.
    */
   moveDisks(input: MoveDisksInput): Promise<MoveDisksResult>;
+  /** None of these disks is being moved any more; each stays at the URL that it has. */
+  giveUpMoves(input: Omit<MoveDisksInput, "windowMs">): Promise<void>;
   /** Everything that an operation made at a site: its machines destroyed, its export closed. */
   removeOperation(input: {
     readonly site: string;
@@ -167,6 +182,8 @@ export interface PrepareInput {
   readonly sourceSite: string;
   readonly disks: readonly GroupDisk[];
   readonly record: string;
+  /** The site once had the group, or may have: see the port. */
+  readonly atLeastEpoch?: number;
 }
 
 export interface PreparedGroup {
@@ -187,6 +204,8 @@ export interface WatchInput {
   readonly rpoThresholdMs: number;
   /** `point`: also ends when the first point exists and nothing is left to sync. */
   readonly until: "window" | "point";
+  /** Only a point of this line of history that is newer than that barrier counts as the first. */
+  readonly line?: { readonly branch: string; readonly afterBarrier: number };
 }
 
 export interface WatchedFacts {

@@ -8,7 +8,7 @@ import type { RecoveryPoint, ReplicationOrder } from "#ports/replication.ts";
 import { namesOnePoint, selectPoint } from "#model/point-selector.ts";
 import type { Activities } from "./contract.ts";
 import { beating, translating } from "./faults.ts";
-import { moveDisks } from "./move-disks.ts";
+import { giveUpMoves, moveDisks } from "./move-disks.ts";
 import { awaitReady, awaitTaps, awaitWorkflowEnd, findMachines, shutdownMachines, stopMachines } from "./waits.ts";
 import { watchGroup, watchReplica } from "./watch.ts";
 
@@ -43,6 +43,11 @@ export function createActivities(dependencies: ActivityDependencies): Activities
     sourceState: beating(
       async ({ site, groupId, timeoutMs }) => await sourceState(processServer(site), clock, groupId, timeoutMs),
     ),
+    sourceDisks: beating(async ({ site, groupId }) => await sourceDisks(processServer(site), groupId)),
+    connectedAgents: beating(async ({ site }) =>
+      (await processServer(site).listAgents({})).flatMap(({ machine, connected }) => (connected ? [machine] : [])),
+    ),
+    turn: beating(async ({ site, ...input }) => await masterTarget(site).turn(input)),
     releaseGroup: beating(
       async ({ site, groupId, operationId }) =>
         await absentIsFine(masterTarget(site).releaseGroup({ groupId, operationId })),
@@ -71,6 +76,7 @@ export function createActivities(dependencies: ActivityDependencies): Activities
       for (const machineId of machineIds) await hypervisor(site).start(machineId);
     }),
     moveDisks: translating(async (input) => await moveDisks(hypervisor(input.site), clock, input)),
+    giveUpMoves: beating(async (input) => await giveUpMoves(hypervisor(input.site), input)),
     removeOperation: beating(
       async (input) => await removeOperation(masterTarget(input.site), hypervisor(input.site), input),
     ),
@@ -102,6 +108,15 @@ async function sourceState(
     return { reachable, fault: error.toJSON() };
   } finally {
     bound.abort();
+  }
+}
+
+async function sourceDisks(processServer: ProcessServer, groupId: string): ReturnType<Activities["sourceDisks"]> {
+  try {
+    return (await processServer.groupState({ groupId })).disks;
+  } catch (error) {
+    if (isFault(error, "NOT_FOUND")) return [];
+    throw error;
   }
 }
 

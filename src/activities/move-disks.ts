@@ -52,6 +52,20 @@ export async function moveDisks(hypervisor: Hypervisor, clock: Clock, input: Mov
   }
 }
 
+/** A disk of a machine that is off is not being moved. */
+export async function giveUpMoves(
+  hypervisor: Hypervisor,
+  { operationId, disks }: Omit<MoveDisksInput, "windowMs">,
+): Promise<void> {
+  for (const machine of await hypervisor.list({ operationId })) {
+    if (machine.power === "off") continue;
+    for (const { diskId, url } of machine.disks ?? []) {
+      const sizeBytes = disks.find((disk) => disk.diskId === diskId)?.sizeBytes;
+      if (sizeBytes !== undefined) await hypervisor.moveDisk?.(machine.id, { diskId, url, sizeBytes });
+    }
+  }
+}
+
 async function find(hypervisor: Hypervisor, input: MoveDisksInput): Promise<readonly Moving[]> {
   const machines = await hypervisor.list({ operationId: input.operationId });
   return input.disks.map((disk) => {

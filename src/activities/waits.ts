@@ -86,14 +86,16 @@ export async function awaitReady(
 
 export async function findMachines(
   hypervisor: Hypervisor,
-  { names, tapUrls = [] }: Pick<Parameters<Activities["findMachines"]>[0], "names" | "tapUrls">,
+  { names, tapUrls = [], machineIds = [] }: Omit<Parameters<Activities["findMachines"]>[0], "site">,
 ): Promise<readonly FoundMachine[]> {
   const machines = await hypervisor.list();
   return names.map((name, index): FoundMachine => {
     const attached = (machine: Machine): boolean =>
       machine.disks?.some((disk) => tapUrls[index]?.includes(disk.url)) === true;
+    const byId = machines.filter((machine) => machine.id === machineIds[index]);
     const byDisk = machines.filter(attached);
-    const found = byDisk.length > 0 ? byDisk : machines.filter((machine) => machine.name === name);
+    const found =
+      byId.length > 0 ? byId : byDisk.length > 0 ? byDisk : machines.filter((machine) => machine.name === name);
     const machine = found.find((one) => one.power !== "off") ?? found.at(-1);
     return machine === undefined ? { name, power: "unknown" } : { name, machineId: machine.id, power: machine.power };
   });

@@ -76,7 +76,8 @@ export async function watchGroup(masterTarget: MasterTarget, clock: Clock, input
       lagMs,
       syncRemainingBytes: remaining(progress),
     });
-    if (input.until === "point" && isSeeded(progress)) return result("point");
+    if (input.until === "point" && isSeeded(progress) && (await isOnLine(masterTarget, clock, input)))
+      return result("point");
     if (differs(input.known, progress, lagMs > input.rpoThresholdMs)) return result("changed");
   }
 }
@@ -84,6 +85,20 @@ export async function watchGroup(masterTarget: MasterTarget, clock: Clock, input
 /** The first point exists and no disk has anything left to sync. */
 export function isSeeded(progress: GroupProgress): boolean {
   return progress.barrier > 0 && remaining(progress) === 0;
+}
+
+/** A store that had the group before has points already: they say nothing of what is being copied now. */
+async function isOnLine(masterTarget: MasterTarget, clock: Clock, { groupId, line }: WatchInput): Promise<boolean> {
+  if (line === undefined) return true;
+  try {
+    const asked = masterTarget.listPoints({ groupId, branch: line.branch, limit: 1 });
+    const [newest] = await answered(asked, clock);
+    return (newest?.barrier ?? 0) > line.afterBarrier;
+  } catch (error) {
+    // A store that does not answer now is asked again with the next look.
+    if (isFault(error) && error.retryable) return false;
+    throw error;
+  }
 }
 
 function remaining(progress: GroupProgress): number {

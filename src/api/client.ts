@@ -105,6 +105,8 @@ export function createApiClient({ url, token, patienceMs = 10_000 }: ApiClientOp
     changePoint: (group, body) => post(groupPath(group, "/change-point"), identified(group, "change-point", body)),
     commit: (group, body = {}) => post(groupPath(group, "/commit"), identified(group, "commit", body)),
     undo: (group, body = {}) => post(groupPath(group, "/undo"), identified(group, "undo", body)),
+    reprotect: (group, body = {}) => post(groupPath(group, "/reprotect"), identified(group, "reprotect", body)),
+    failback: (group, body = {}) => post(groupPath(group, "/failback"), identified(group, "failback", body)),
     startTestFailover: (group, body) => post(groupPath(group, "/test-failovers"), identified(group, "test", body)),
     listTestFailovers: (group) => get(groupPath(group, "/test-failovers")),
     cleanUpTestFailover: (group, operationId, { force = false } = {}) =>

@@ -75,6 +75,10 @@ export interface GroupView {
   readonly sourceSite: string;
   readonly targetSite: string;
   readonly activeSite: string;
+  /** The site that its machines are from. */
+  readonly homeSite: string;
+  /** They run, or are replicated from, the other one; `failback` brings them home. */
+  readonly reversed: boolean;
   readonly epoch: number;
   /** The line of history that the active site writes. */
   readonly branch: string;
@@ -129,6 +133,18 @@ export interface MoveBody {
   readonly note?: string;
 }
 
+export interface ReprotectBody extends MoveBody {
+  /** Whose agent at the machines' site is to have their disks; left out: the one that is connected there. */
+  readonly agent?: string;
+  /** The old disks at the other site are gone. */
+  readonly withoutOldDisks?: boolean;
+}
+
+/** A planned failover to the site that the machines are from; to an older point, an unplanned one that shuts them down first if it can. */
+export interface FailbackBody extends MoveBody {
+  readonly point?: string;
+}
+
 export interface ChangePointBody extends MoveBody {
   readonly point: string;
 }
@@ -139,7 +155,16 @@ export interface UnprotectBody extends MoveBody {
 }
 
 export interface DryRunBody {
-  readonly move: "failover" | "planned-failover" | "change-point" | "commit" | "undo" | "test-failover" | "unprotect";
+  readonly move:
+    | "failover"
+    | "planned-failover"
+    | "failback"
+    | "reprotect"
+    | "change-point"
+    | "commit"
+    | "undo"
+    | "test-failover"
+    | "unprotect";
   readonly point?: string;
   readonly sourceLost?: boolean;
   readonly stopReplica?: boolean;
@@ -216,6 +241,10 @@ export interface ApiClient {
   commit(group: string, body?: MoveBody & { readonly operationId?: string }): Promise<GroupView>;
   /** Back to the source, which must be connected (REFUSED); what ran at the target becomes a kept branch. */
   undo(group: string, body?: MoveBody & { readonly operationId?: string }): Promise<LeaveStarted>;
+  /** After a committed failover: replicate what runs here to the site that it came from. */
+  reprotect(group: string, body?: ReprotectBody & { readonly operationId?: string }): Promise<OperationStarted>;
+  /** Home: only for a reversed group (REFUSED). */
+  failback(group: string, body?: FailbackBody & { readonly operationId?: string }): Promise<OperationStarted>;
   startTestFailover(
     group: string,
     body: { readonly point?: string; readonly leaseMs?: number; readonly operationId?: string },

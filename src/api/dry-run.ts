@@ -17,6 +17,8 @@ import { isConnected, lineOf, look, lookAtGroup, siteAccess, type LiveFacts } fr
 export const DRY_MOVES = [
   "failover",
   "planned-failover",
+  "failback",
+  "reprotect",
   "change-point",
   "commit",
   "undo",
@@ -31,7 +33,7 @@ export async function dryRun(dependencies: ApiDependencies, state: GroupState, b
   const nowMs = dependencies.clock.now();
   const refusal = refusalOf(moveFacts(dependencies, state, live), move, options);
   const point = await chosen(dependencies, state, body);
-  const planned = move === "planned-failover";
+  const planned = move === "planned-failover" || move === "failback";
   return {
     group: state.name,
     move,
@@ -62,7 +64,15 @@ export function moveFacts(
     sourceConnected: runsAtTarget(state.phase)
       ? isConnected(dependencies, state.sourceSite, "process-server")
       : (live.progress?.connected ?? state.progress?.connected),
-    ...(state.replicaMachines === undefined ? {} : { replica: state.replicaMachines }),
+    reversed: state.sourceSite !== state.homeSite,
+    ...(state.replicaMachines === undefined
+      ? {}
+      : {
+          replica: state.replicaMachines,
+          missing: state.machines.some(
+            ({ name }) => !state.replicaMachines?.running.includes(name) && !state.replicaMachines?.off.includes(name),
+          ),
+        }),
   };
 }
 
@@ -114,7 +124,10 @@ function warnings(state: GroupState, live: LiveFacts, body: DryRunBody): readonl
         "With --source-lost its machines are left running there, and what they write from now on is not replicated",
       );
   }
-  if ((body.move === "failover" || body.move === "planned-failover") && state.conditions.includes("Testing"))
+  if (
+    (body.move === "failover" || body.move === "planned-failover" || body.move === "failback") &&
+    state.conditions.includes("Testing")
+  )
     found.push("A test failover of it runs: it is ended");
   const running = state.replicaMachines?.running ?? [];
   if (body.move === "unprotect" && running.length > 0)

@@ -29,10 +29,16 @@ export async function failoverCandidate(dependencies: ApiDependencies, state: Gr
         : [`${planned.message}. ${planned.hint}`]
       : [`${forced.message}. ${forced.hint}`]),
   ];
-  const command = planned === undefined ? "--planned" : forced === undefined ? "--source-lost" : undefined;
+  const command =
+    planned === undefined
+      ? facts.reversed === true
+        ? `leeward failback ${state.name} --yes`
+        : `leeward failover ${state.name} --planned --yes`
+      : forced === undefined
+        ? `leeward failover ${state.name} --source-lost --yes`
+        : undefined;
   const moves = state.allowedOperations.flatMap((operation) => COMMANDS[operation]?.(state.name) ?? []);
-  const first =
-    command === undefined ? `leeward group show ${state.name}` : `leeward failover ${state.name} ${command} --yes`;
+  const first = command ?? `leeward group show ${state.name}`;
   return {
     group: state.name,
     phase: state.phase,
@@ -48,6 +54,7 @@ const COMMANDS: Readonly<Record<string, (group: string) => string>> = {
   "change-point": (group) => `leeward change-point ${group} --point POINT`,
   commit: (group) => `leeward commit ${group}`,
   undo: (group) => `leeward undo ${group}`,
+  reprotect: (group) => `leeward reprotect ${group}`,
 };
 
 function newestOfEachGrade(points: readonly RecoveryPoint[], nowMs: number): FailoverCandidate["points"] {

@@ -35,6 +35,8 @@ export function groupView(state: GroupState, live: LiveFacts, nowMs: number): Gr
     sourceSite: state.sourceSite,
     targetSite: state.targetSite,
     activeSite: state.activeSite,
+    homeSite: state.homeSite,
+    reversed: (runsAtTarget(state.phase) ? state.targetSite : state.sourceSite) !== state.homeSite,
     epoch: state.epoch,
     branch: state.branch,
     policy: state.policy,

@@ -15,6 +15,8 @@ export type OperationKind =
   | "change-point"
   | "commit"
   | "undo"
+  | "reprotect"
+  | "failback"
   | "retry"
   | "skip"
   | "test"

@@ -136,8 +136,13 @@ async function refuseTakenDisks(
     ),
   );
   for (const state of states) {
-    if (state === undefined || state.phase === "unprotected" || state.sourceSite !== wanted.site) continue;
-    const taken = state.machines
+    if (state === undefined || state.phase === "unprotected") continue;
+    const machines = [
+      ...(state.sourceSite === wanted.site ? state.machines : []),
+      // Replicated to its own site: its old disks there are needed for the way home.
+      ...(state.homeSite === wanted.site ? (state.homeMachines ?? []) : []),
+    ];
+    const taken = machines
       .filter((machine) => machine.name === wanted.machine)
       .flatMap((machine) => machine.disks)
       .find((disk) => wanted.disks.includes(disk.source));

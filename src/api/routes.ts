@@ -162,6 +162,22 @@ export function addRoutes(app: OpenAPIHono, service: ApiService): void {
     handle: ({ params, body }) => service.undo(params["name"]!, body),
   });
   add({
+    method: post,
+    path: "/v1/groups/{name}/reprotect",
+    summary: "After a committed failover: replicate what runs here to the site that it came from",
+    body: bodies.reprotect,
+    answers: answers.started,
+    handle: ({ params, body }) => service.reprotect(params["name"]!, body),
+  });
+  add({
+    method: post,
+    path: "/v1/groups/{name}/failback",
+    summary: "Bring a reversed group back to the site that its machines are from",
+    body: bodies.failback,
+    answers: answers.started,
+    handle: ({ params, body }) => service.failback(params["name"]!, body),
+  });
+  add({
     method: get,
     path: "/v1/groups/{name}/test-failovers",
     summary: "Test failovers of the group",

@@ -76,6 +76,21 @@ export const bodies = {
       stopReplica: z.boolean().exactOptional(),
     })
     .openapi("DryRunRequest"),
+  reprotect: z
+    .object({
+      operationId,
+      agent: text.exactOptional().describe("Whose agent at the machines' site is to have their disks"),
+      withoutOldDisks: z.boolean().exactOptional().describe("The old disks at the other site are gone"),
+      note: text.exactOptional(),
+    })
+    .openapi("Reprotect"),
+  failback: z
+    .object({
+      operationId,
+      point: text.exactOptional().describe("Left out: the final cut, and nothing is lost"),
+      note: text.exactOptional(),
+    })
+    .openapi("Failback"),
   changePoint: z
     .object({
       operationId,
@@ -155,10 +170,13 @@ const group = z
       "changing-point",
       "undoing",
       "committed",
+      "reseeding",
     ]),
     conditions: z.array(z.string()),
     health: z.array(healthReason),
     activeSite: z.string(),
+    homeSite: z.string(),
+    reversed: z.boolean(),
     epoch: count,
     branch: z.string(),
     rpoMs: count.nullable(),

@@ -6,7 +6,15 @@ import { Fault } from "#model/fault.ts";
 import { selectPoint } from "#model/point-selector.ts";
 import type { RecoveryPoint } from "#ports/replication.ts";
 import { groupWorkflowId, type GroupState, type Operation } from "../workflows/messages.ts";
-import type { ApiClient, ChangePointBody, GroupView, MoveBody, UnprotectBody } from "./contract.ts";
+import type {
+  ApiClient,
+  ChangePointBody,
+  FailbackBody,
+  GroupView,
+  MoveBody,
+  ReprotectBody,
+  UnprotectBody,
+} from "./contract.ts";
 import type { ApiDependencies } from "./dependencies.ts";
 import { dryRun } from "./dry-run.ts";
 import { failoverCandidate } from "./failover-candidate.ts";
@@ -33,6 +41,8 @@ export interface ApiService extends Omit<
   | "changePoint"
   | "commit"
   | "undo"
+  | "reprotect"
+  | "failback"
   | "pause"
   | "resume"
   | "unprotect"
@@ -46,6 +56,8 @@ export interface ApiService extends Omit<
   changePoint(group: string, body: ChangePointBody & Identified): ReturnType<ApiClient["changePoint"]>;
   commit(group: string, body: MoveBody & Identified): ReturnType<ApiClient["commit"]>;
   undo(group: string, body: MoveBody & Identified): ReturnType<ApiClient["undo"]>;
+  reprotect(group: string, body: ReprotectBody & Identified): ReturnType<ApiClient["reprotect"]>;
+  failback(group: string, body: FailbackBody & Identified): ReturnType<ApiClient["failback"]>;
   cleanUpTestFailover(
     group: string,
     testOperationId: string,
@@ -142,6 +154,20 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
 
     undo: async (name, { operationId, ...body }) =>
       await workflows.update(name, "undo", { ...identify(checkGroupName(name), "undo", operationId), ...body }),
+
+    reprotect: async (name, { operationId, ...body }) =>
+      await workflows.update(name, "reprotect", {
+        ...identify(checkGroupName(name), "reprotect", operationId),
+        ...body,
+      }),
+
+    async failback(name, { operationId, point = "latest", ...body }) {
+      await assertSelectable(dependencies, checkGroupName(name), point);
+      // Only the final cut of machines that were shut down first loses nothing; an older point needs none.
+      const mode = point === "latest" ? "planned" : "unplanned";
+      const request = { mode, point, sourceLost: false, failback: true, ...body };
+      return await workflows.update(name, "failover", { ...identify(name, "failback", operationId), ...request });
+    },
 
     async startTestFailover(name, { point = "latest", leaseMs = LEASE_MS, operationId }) {
       await assertSelectable(dependencies, checkGroupName(name), point);

@@ -206,7 +206,7 @@ function describeGroups(groups: readonly GroupView[]): string {
       one.name,
       one.phase,
       one.health.length === 0 ? "healthy" : one.health.map((reason) => `${reason.level}:${reason.code}`).join(","),
-      one.activeSite,
+      `${one.activeSite}${one.reversed ? " (reversed)" : ""}`,
       duration(one.rpoMs),
       size(one.backlogBytes),
       one.newestPoint?.id ?? "–",
@@ -216,7 +216,7 @@ function describeGroups(groups: readonly GroupView[]): string {
 
 export function describeGroup(view: GroupView): string {
   const lines = [
-    `${view.name}: ${view.phase}${view.conditions.length === 0 ? "" : ` (${view.conditions.join(", ")})`}, ${view.sourceSite} → ${view.targetSite}, active at ${view.activeSite}, epoch ${view.epoch}, branch ${view.branch}`,
+    `${view.name}: ${view.phase}${view.conditions.length === 0 ? "" : ` (${view.conditions.join(", ")})`}, ${view.sourceSite} → ${view.targetSite}${view.reversed ? " (reversed)" : ""}, active at ${view.activeSite}, epoch ${view.epoch}, branch ${view.branch}`,
     ...(view.runsOn === undefined
       ? [
           `  RPO ${duration(view.rpoMs)}, lag ${duration(view.lagMs)}, backlog ${size(view.backlogBytes)}, shipped ${counted(view.shippedBytes)}, written ${counted(view.writtenBytes)} since the roles started`,

@@ -125,6 +125,59 @@ export function addMoveCommands(program: Command, { client, stop }: CliDependenc
       output.answer(await api.commit(name, noted(options)), describeGroup);
     });
 
+  program
+    .command("reprotect")
+    .argument("<group>")
+    .description("after a committed failover: replicate what runs here to the site that it came from")
+    .option(
+      "--agent <name>",
+      "whose agent at the machines' site is to have their disks; left out: the one that is there",
+    )
+    .option("--without-old-disks", "the old disks at the other site are gone: everything crosses the WAN")
+    .option("--note <text>", "kept with the operation")
+    .option("--dry-run", "say what would be done, and do nothing")
+    .option("--no-wait", "print the operation id and return")
+    .option("--timeout <duration>", "stop waiting after this time")
+    .action(
+      async (
+        name: string,
+        options: MoveOptions & { readonly agent?: string; readonly withoutOldDisks?: boolean },
+        command: Command,
+      ) => {
+        const { api, output } = reach(command);
+        // It stops nothing and takes nothing away, so nobody is asked.
+        const before = { api, output, group: name, body: { move: "reprotect" } as const, what: "" };
+        if (!(await beforeMove(before, { ...options, yes: true }))) return;
+        const start = () =>
+          api.reprotect(name, {
+            ...noted(options),
+            ...(options.agent === undefined ? {} : { agent: options.agent }),
+            ...(options.withoutOldDisks === undefined ? {} : { withoutOldDisks: options.withoutOldDisks }),
+          });
+        await startAndWatch(start, api, output, { ...options, stop });
+      },
+    );
+  program
+    .command("failback")
+    .argument("<group>")
+    .description("bring a reversed group home: its machines are shut down here, and nothing is lost")
+    .option("--point <selector>", "an older point instead: @name, an RFC 3339 time, a point id", "latest")
+    .option("--note <text>", "kept with the operation")
+    .option("--dry-run", "say what would be done, and do nothing")
+    .option("--yes", "do not ask")
+    .option("--no-wait", "print the operation id and return")
+    .option("--timeout <duration>", "stop waiting after this time")
+    .action(async (name: string, options: MoveOptions & { readonly point: string }, command: Command) => {
+      const { point } = options;
+      const latest = point === "latest";
+      const what = `A failback shuts "${name}" down here and starts it at the site that it is from${latest ? "" : `, as it was at ${point}`}`;
+      const { api, output } = reach(command);
+      const body = latest ? ({ move: "failback" } as const) : ({ move: "failover", point } as const);
+      if (!(await beforeMove({ api, output, group: name, body, what }, options))) return;
+      const start = () => api.failback(name, { point: options.point, ...noted(options) });
+      await startAndWatch(start, api, output, { ...options, stop });
+    });
+
   const test = program
     .command("test-failover")
     .description("try a failover in an isolated network; replication is not touched");

@@ -74,7 +74,7 @@ export function adoptionFacts(record: JsonObject, seen: AdoptionSight): Adoption
 
 export type Standing =
   | { readonly at: "ended" }
-  | { readonly at: "source"; readonly phase: "seeding" | "protected" }
+  | { readonly at: "source"; readonly phase: "seeding" | "reseeding" | "protected" }
   | {
       readonly at: "target";
       readonly replica: string;
@@ -106,7 +106,7 @@ function standingOf(facts: AdoptionFacts): Standing {
   if (claim.activeSite === sourceSite)
     return disk?.moving === true
       ? { at: "nowhere" }
-      : { at: "source", phase: phase === "seeding" ? phase : "protected" };
+      : { at: "source", phase: phase === "seeding" || phase === "reseeding" ? phase : "protected" };
   if (claim.activeSite !== targetSite) return { at: "elsewhere", activeSite: claim.activeSite };
   const replica = replicaOf(facts);
   if (replica === undefined) return { at: "nowhere" };

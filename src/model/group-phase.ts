@@ -9,8 +9,15 @@
  *                                                 │               ┌──change point / undo┘  │
  *                                                 │               ▼                        │
  *                                                 └─ undone ─ changing-point, undoing ─────┘ changed, or not carried out
+ *
+ * committed ─turned (reprotect)─► reseeding ─reseeded─► protected, its sites swapped
+ *                                    │ ▲
+ *                                    ▼ └─ undone ─ failing-over, undoing
  * ```
  * A committed group is unprotected too: its machines are off by then, and what they wrote stays in the store.
+ *
+ * Which site the group is from ("home") is no phase either: *reversed* says that its machines run at the other one and are replicated to home.
+ * Failback is a planned failover of a reversed group.
  *
  * Invariants:
  * - pause, test failover and a fenced source are conditions beside the phase, never phases;
@@ -20,7 +27,15 @@
  * Source: docs of the moves; the design's state picture of a protection group.
  */
 export type GroupPhase =
-  "unprotected" | "seeding" | "protected" | "failing-over" | "failed-over" | "changing-point" | "undoing" | "committed";
+  | "unprotected"
+  | "seeding"
+  | "protected"
+  | "failing-over"
+  | "failed-over"
+  | "changing-point"
+  | "undoing"
+  | "committed"
+  | "reseeding";
 
 /** Phases in which a child workflow moves the group: it is waited for, and nothing else begins. */
 export function isMoving(phase: GroupPhase): boolean {
@@ -39,9 +54,11 @@ export const GROUP_OPERATIONS = [
   "bookmark",
   "failover",
   "planned-failover",
+  "failback",
   "change-point",
   "commit",
   "undo",
+  "reprotect",
   "retry-member",
   "skip-member",
   "test-failover",
@@ -68,6 +85,10 @@ export const CONDITIONS = {
   undoUnfinished: "UndoUnfinished",
   /** Machines that did not start are being started. */
   retrying: "Retrying",
+  /** The old disks at the other site are being swept, and the machines' disks are leaving their export. */
+  reprotecting: "Reprotecting",
+  /** A reprotect that was not carried through has moved disks off their export: what is written to them is in no store. */
+  disksMoved: "DisksMoved",
 } as const;
 export type GroupCondition = (typeof CONDITIONS)[keyof typeof CONDITIONS];
 
@@ -81,6 +102,10 @@ export interface GroupFacts {
   readonly sourceConnected: boolean | undefined;
   /** After a failover: its machines at the target, as last seen. */
   readonly replica?: { readonly running: readonly string[]; readonly off: readonly string[] };
+  /** Its machines run at the site to which they were once recovered, and are replicated to the one they are from. */
+  readonly reversed?: boolean;
+  /** Some of its machines do not run at the target, whether somebody has noted that or not. */
+  readonly missing?: boolean;
 }
 
 /** What a person must say for a move that would otherwise be refused. */
@@ -127,13 +152,15 @@ interface Reason {
 const PHASES: Readonly<Record<GroupOperation, readonly GroupPhase[]>> = {
   protect: ["unprotected"],
   pause: ["protected"],
-  resume: ["protected"],
+  resume: ["protected", "reseeding"],
   bookmark: ["protected"],
-  failover: ["seeding", "protected"],
+  failover: ["seeding", "protected", "reseeding"],
   "planned-failover": ["protected"],
+  failback: ["protected"],
   "change-point": ["failed-over"],
   commit: ["failed-over"],
   undo: ["failed-over"],
+  reprotect: ["committed"],
   "retry-member": ["failed-over", "committed"],
   "skip-member": ["failed-over", "committed"],
   "test-failover": ["protected"],
@@ -145,8 +172,9 @@ const PHASES: Readonly<Record<GroupOperation, readonly GroupPhase[]>> = {
     "changing-point",
     "undoing",
     "committed",
+    "reseeding",
   ],
-  unprotect: ["seeding", "protected", "committed"],
+  unprotect: ["seeding", "protected", "reseeding", "committed"],
 };
 
 function reason(facts: GroupFacts, operation: GroupOperation, options: MoveOptions): Reason | undefined {
@@ -178,6 +206,12 @@ function reason(facts: GroupFacts, operation: GroupOperation, options: MoveOptio
     case "failover":
       if (!facts.hasPoint)
         return { why: "it has no complete recovery point yet", instead: "Wait for the initial sync" };
+      if (facts.phase === "reseeding" && options.sourceLost !== true) {
+        return {
+          why: "its machines are on their way to the other site, which has only what they were before the last failover; to go back to that, a person must say that they are lost",
+          instead: `If they are, type "${type}"`,
+        };
+      }
       if (facts.sourceConnected === false && options.sourceLost !== true) {
         return {
           why: "its source is not connected, so a person must say that it is lost",
@@ -185,6 +219,13 @@ function reason(facts: GroupFacts, operation: GroupOperation, options: MoveOptio
         };
       }
       return undefined;
+    case "failback":
+      if (facts.reversed !== true)
+        return {
+          why: "its machines are at the site they are from",
+          instead: `To move them to the other one, type "leeward failover ${facts.name} --planned"`,
+        };
+      return reason(facts, "planned-failover", options);
     case "planned-failover":
       if (!facts.hasPoint)
         return { why: "it has no complete recovery point yet", instead: "Wait for the initial sync" };
@@ -205,10 +246,22 @@ function reason(facts: GroupFacts, operation: GroupOperation, options: MoveOptio
     case "retry-member":
     case "skip-member":
       if (has(CONDITIONS.retrying)) return { why: RETRYING };
+      if (has(CONDITIONS.reprotecting)) return { why: REPROTECTING };
       if (has(CONDITIONS.undoUnfinished)) return unfinished(facts);
       if (has(CONDITIONS.partial)) return undefined;
       if (operation === "skip-member") return { why: "no machine of it is missing" };
+      // What was skipped may be started after all.
+      if (facts.missing === true) return undefined;
       return (facts.replica?.off.length ?? 0) > 0 ? undefined : { why: "no machine of it is missing or off" };
+    case "reprotect":
+      if (has(CONDITIONS.retrying)) return { why: RETRYING };
+      if (has(CONDITIONS.reprotecting)) return { why: REPROTECTING };
+      if (has(CONDITIONS.partial) || facts.missing === true)
+        return {
+          why: "not all of its machines run, and only what runs can be replicated",
+          instead: 'Type "leeward operation retry" with the id of its failover first',
+        };
+      return undefined;
     case "change-point":
       if (has(CONDITIONS.retrying)) return { why: RETRYING };
       return has(CONDITIONS.undoUnfinished) ? unfinished(facts) : undefined;
@@ -245,6 +298,8 @@ function reason(facts: GroupFacts, operation: GroupOperation, options: MoveOptio
         };
       }
       if (has(CONDITIONS.retrying)) return { why: RETRYING };
+      if (has(CONDITIONS.reprotecting))
+        return { why: REPROTECTING, instead: 'Cancel that first: "leeward operation list" has its id' };
       if (facts.phase === "committed" && options.stopReplica !== true) return runsOnOurDisks(facts);
       return undefined;
   }
@@ -261,6 +316,7 @@ function runsOnOurDisks({ name, replica }: GroupFacts): Reason | undefined {
 }
 
 const RETRYING = "its missing machines are being started";
+const REPROTECTING = "it is being reprotected";
 
 function unfinished({ name }: GroupFacts): Reason {
   return { why: "its last undo is not finished", instead: `Type "leeward undo ${name}" again` };
@@ -273,6 +329,13 @@ function wrongPhase({ name, phase }: GroupFacts, operation: GroupOperation): Rea
       why:
         operation === "commit" ? "it is committed already" : "its failover was committed, which ended the right to it",
     };
+  if (phase === "failed-over" && operation === "reprotect")
+    return {
+      why: "its failover is not committed, so it may still be undone; a reprotect begins where that right ends",
+      instead: `Type "leeward commit ${name}" first`,
+    };
+  if (phase === "reseeding" && operation === "failback")
+    return { why: "the site it is from has no complete point of its new state yet" };
   if (phase === "failing-over" && operation === "undo")
     return { why: "its failover still runs; cancelled before the boot, it undoes itself" };
   if (phase === "failed-over" && operation === "unprotect")
@@ -297,10 +360,12 @@ export type PhaseEvent =
   | "undo"
   | "undone"
   | "undo-failed"
-  | "commit";
+  | "commit"
+  | "turned"
+  | "reseeded";
 
 /**
- * The phase after `event`. `before` is the phase that a failover began in (needed for "failover-undone").
+ * The phase after `event`. `before` is the phase that a failover began in (needed for "failover-undone" and "undone").
  * Throws RangeError for an event that cannot happen in this phase: a bug in the caller.
  */
 export function nextPhase(phase: GroupPhase, event: PhaseEvent, before: GroupPhase = "protected"): GroupPhase {
@@ -310,12 +375,14 @@ export function nextPhase(phase: GroupPhase, event: PhaseEvent, before: GroupPha
       return "seeding";
     case "seeding protect-failed":
     case "seeding unprotect":
+    case "reseeding unprotect":
     case "protected unprotect":
     case "committed unprotect":
       return "unprotected";
     case "seeding seeded":
       return "protected";
     case "seeding failover":
+    case "reseeding failover":
     case "protected failover":
       return "failing-over";
     case "failing-over failover-undone":
@@ -329,9 +396,13 @@ export function nextPhase(phase: GroupPhase, event: PhaseEvent, before: GroupPha
     case "failed-over undo":
       return "undoing";
     case "undoing undone":
-      return "protected";
+      return before === "reseeding" ? "reseeding" : "protected";
     case "failed-over commit":
       return "committed";
+    case "committed turned":
+      return "reseeding";
+    case "reseeding reseeded":
+      return "protected";
     default:
       throw new RangeError(`Event "${event}" in phase "${phase}"`);
   }

@@ -1,11 +1,13 @@
 /** Codes of health reasons. A code never changes its meaning: alerts and scripts match on it. docs/errors.md explains each; a test compares. */
 export const HEALTH_CODES = [
   "CATALOG_BEHIND",
+  "DISKS_NOT_KEPT",
   "EXPORT_UNAVAILABLE",
   "FENCED",
   "LOCAL_RPO_BREACH",
   "MEMBER_NOT_STARTED",
   "NOT_ANSWERING",
+  "NOT_PROTECTED_YET",
   "NOT_REPLICATED",
   "OLD_SOURCE_FENCED",
   "PAUSED",

@@ -59,6 +59,8 @@ export interface HealthFacts {
   readonly targetFault?: FaultText;
   /** Why the catalog could not be written. */
   readonly catalogFault?: FaultText;
+  /** While reseeding: the cut that a failover would go back to; zero when there is none. */
+  readonly reseedPointCutAtMs?: number;
   /** After a failover: the replica machines and what of their writes is in the store. */
   readonly replica?: {
     /** Since when writes of theirs wait for a commit; zero when none do. */
@@ -169,11 +171,25 @@ function replicating(facts: HealthFacts): HealthReason[] {
       });
     }
   }
-  if (facts.phase === "seeding" && !paused && facts.nowMs - facts.syncMovedAtMs > SYNC_STALLED_MS) {
+  if (facts.phase === "reseeding") {
+    const cutAtMs = facts.reseedPointCutAtMs ?? 0;
+    reasons.push(
+      critical(
+        "NOT_PROTECTED_YET",
+        `What the machines write at site "${facts.sourceSite}" is kept nowhere else until its first point is at "${facts.targetSite}"; ${cutAtMs === 0 ? "there is no point to fail over to" : `a failover would go back to the old disks, ${duration(facts.nowMs - cutAtMs)} ago`}`,
+        "Wait for the first point; look at backlog and bandwidth",
+      ),
+    );
+  }
+  if (
+    (facts.phase === "seeding" || facts.phase === "reseeding") &&
+    !paused &&
+    facts.nowMs - facts.syncMovedAtMs > SYNC_STALLED_MS
+  ) {
     reasons.push(
       warning(
         "SYNC_STALLED",
-        `The initial sync has not moved for ${duration(facts.nowMs - facts.syncMovedAtMs)}`,
+        `The ${facts.phase === "seeding" ? "initial " : ""}sync has not moved for ${duration(facts.nowMs - facts.syncMovedAtMs)}`,
         "Look at the agent and the process server of the source site",
       ),
     );
@@ -186,7 +202,9 @@ function afterFailover(facts: HealthFacts): HealthReason[] {
     warning(
       "NOT_REPLICATED",
       `The machines run at site "${facts.targetSite}" and are kept in its store only`,
-      "Bring another site up before this one is needed elsewhere",
+      facts.phase === "committed"
+        ? `Once site "${facts.sourceSite}" is up again, type "leeward reprotect ${facts.name}"`
+        : `Decide: "leeward undo ${facts.name}", or "leeward commit ${facts.name}" and then reprotect it`,
     ),
   ];
   const { replica } = facts;
@@ -290,6 +308,14 @@ function conditional(facts: HealthFacts): HealthReason[] {
         "UNDO_UNFINISHED",
         "The last undo stopped the replica machines and could not be carried through: the group runs nowhere",
         `Type "leeward undo ${facts.name}" again: it goes on where it stopped`,
+      ),
+    );
+  if (has(CONDITIONS.disksMoved))
+    reasons.push(
+      critical(
+        "DISKS_NOT_KEPT",
+        `A reprotect that was not carried through has moved disks onto images at site "${facts.targetSite}": what is written to them is in no store`,
+        `Type "leeward reprotect ${facts.name}" again: it goes on with what is there`,
       ),
     );
   if (has(CONDITIONS.notAnswering))

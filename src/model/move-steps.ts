@@ -6,19 +6,33 @@
 /** Leaving the machines that run at the target. */
 export const LEAVING = ["stop machines", "last commit"] as const;
 
+const PLANNED = [
+  "pre-check",
+  "guard",
+  "shut down source",
+  "final cut",
+  "stop replication",
+  "fence",
+  "choose point",
+] as const;
+
 const BOOT = ["open disks", "create machines", "start machines", "verify"] as const;
 
 export const MOVE_STEPS = {
   failover: ["pre-check", "guard", "stop source", "fence", "choose point", ...BOOT],
-  "planned-failover": [
+  "planned-failover": [...PLANNED, ...BOOT],
+  failback: [...PLANNED, ...BOOT],
+  reprotect: [
     "pre-check",
     "guard",
-    "shut down source",
-    "final cut",
-    "stop replication",
-    "fence",
-    "choose point",
-    ...BOOT,
+    "prepare target",
+    "sweep old disks",
+    "keep old state",
+    "stop sweep",
+    "serve disks",
+    "move disks",
+    "turn",
+    "first point",
   ],
   "change-point": [
     "choose point",

@@ -32,6 +32,9 @@ const TIMES: Readonly<Record<keyof Activities, Times>> = {
   putOrder: { queue: "control", eachMs: 20 * SECOND, budgetMs: MINUTE },
   awaitTaps: { queue: "target", eachMs: 5 * MINUTE, budgetMs: 6 * MINUTE },
   sourceState: { queue: "target", eachMs: 30 * SECOND, budgetMs: MINUTE },
+  sourceDisks: { queue: "target", eachMs: 30 * SECOND, budgetMs: MINUTE },
+  connectedAgents: { queue: "target", eachMs: 30 * SECOND, budgetMs: MINUTE },
+  turn: { queue: "target", eachMs: 2 * MINUTE, budgetMs: 10 * MINUTE },
   releaseGroup: { queue: "target", eachMs: 2 * MINUTE, budgetMs: 5 * MINUTE },
   watchGroup: { queue: "mover", eachMs: 7 * MINUTE, budgetMs: undefined },
   watchReplica: { queue: "mover", eachMs: 7 * MINUTE, budgetMs: undefined },
@@ -50,6 +53,7 @@ const TIMES: Readonly<Record<keyof Activities, Times>> = {
   stopMachines: { queue: "target", eachMs: 2 * MINUTE, budgetMs: 5 * MINUTE },
   startMachines: { queue: "target", eachMs: 2 * MINUTE, budgetMs: 5 * MINUTE },
   moveDisks: { queue: "mover", eachMs: 7 * MINUTE, budgetMs: 10 * MINUTE },
+  giveUpMoves: { queue: "target", eachMs: 2 * MINUTE, budgetMs: 5 * MINUTE },
   removeOperation: { queue: "target", eachMs: 2 * MINUTE, budgetMs: 2 * MINUTE },
   awaitWorkflowEnd: { queue: "control", eachMs: 65 * MINUTE, budgetMs: undefined },
 };

@@ -43,7 +43,7 @@ export function adoptedRecord(
       record.activeSite = record.sourceSite;
       if (adopted.disk !== undefined) record.branch = adopted.disk.branch;
       // Its order is sent anew, with this control's term; a group that is still seeding does that by itself.
-      record.orderDue = standing.phase === "protected";
+      record.orderDue = standing.phase !== "seeding";
       break;
     case "nowhere":
       record.phase = "protected";
@@ -60,7 +60,12 @@ export function adoptedRecord(
       if (standing.interrupted)
         record.replica.reopen = reopening(interruptedMove(record) ?? `adopt-${adopted.revision}`);
       if (adopted.disk !== undefined) record.branch = adopted.disk.branch;
-      for (const condition of [CONDITIONS.paused, CONDITIONS.sourceFenced, CONDITIONS.retrying] as const)
+      for (const condition of [
+        CONDITIONS.paused,
+        CONDITIONS.sourceFenced,
+        CONDITIONS.retrying,
+        CONDITIONS.reprotecting,
+      ] as const)
         setCondition(record, condition, false);
       setCondition(record, CONDITIONS.partial, isPartial(record, standing.replica, lost));
       break;

@@ -147,6 +147,7 @@ async function shutDown(
       site: input.sourceSite,
       names,
       tapUrls: input.machines.map(({ disks }) => disks.flatMap(({ tapUrl }) => tapUrl ?? [])),
+      machineIds: input.machines.map(({ machineId = "" }) => machineId),
     },
     { ...at, summary: `find ${names.join(", ")} at ${input.sourceSite}`, budgetMs: 15_000 },
   );

@@ -27,6 +27,7 @@ import {
   type GroupRecord,
 } from "./group-record.ts";
 import { applyChangePoint, applyRetry, applyUndo, lostChange, lostUndo, newReplica } from "./group-moves.ts";
+import { applyReprotect, lostReprotect, tellReseed } from "./group-reprotect.ts";
 import { startJanitor } from "./guard.ts";
 import {
   CONTROL_QUEUE,
@@ -88,6 +89,7 @@ export async function beginFailover(
   });
   // Its own report comes first and ends the operation here; without one this is all we hear.
   child.result().catch(lost);
+  await tellReseed(record, { instead: "a failover of the group began" });
 }
 
 export async function beginTest(
@@ -167,6 +169,7 @@ export function applyEnd(record: GroupRecord, end: OperationEnd): void {
   if (end.failover !== undefined) applyFailover(record, end.operation, end.failover);
   if (end.changePoint !== undefined) applyChangePoint(record, end.operation, end.changePoint);
   if (end.undo !== undefined) applyUndo(record, end.operation, end.undo);
+  if (end.reprotect !== undefined) applyReprotect(record, end.reprotect);
   if (end.retry !== undefined) applyRetry(record, end.operation, end.retry);
   if (end.test !== undefined) {
     if (end.test.cleanupFailed) {
@@ -233,6 +236,8 @@ export function applyLoss(record: GroupRecord, operationId: string): void {
     applyEnd(record, { operation: ended, changePoint: lostChange(operation) });
   else if (operation.kind === "retry") applyEnd(record, { operation: ended, retry: { answering: false } });
   else if (operation.kind === "undo") applyEnd(record, { operation: ended, undo: lostUndo(operation) });
+  else if (operation.kind === "reprotect")
+    applyEnd(record, { operation: ended, reprotect: lostReprotect(record, operation) });
   else if (operation.kind === "testFailover") applyEnd(record, { operation: ended, test: { cleanupFailed: true } });
   else putOperation(record, ended);
 }
@@ -266,7 +271,7 @@ function endCleanups(record: GroupRecord, fault: OperationState["fault"]): void 
 /** Ids of the workflows that a group starts. */
 export function childWorkflowId(
   groupId: string,
-  kind: "failover" | "change-point" | "undo" | "retry" | "test",
+  kind: "failover" | "change-point" | "undo" | "reprotect" | "retry" | "test",
   operationId: string,
 ): string {
   return `${groupWorkflowId(groupId)}/${kind}/${operationId}`;

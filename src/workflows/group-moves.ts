@@ -13,6 +13,7 @@ import {
   expectConnection,
   FAILOVER_CONDITIONS,
   hasCondition,
+  missingMachines,
   putOperation,
   setCondition,
   type GroupRecord,
@@ -57,8 +58,9 @@ export async function beginUndo(
     ...leavingReplica(record, request, workflowId),
     sourceSite: record.sourceSite,
     sourceBranch: replicaOf(record).sourceBranch ?? FIRST_BRANCH,
-    machines: record.machines.map(({ name, disks }) => ({
+    machines: record.machines.map(({ name, machineId, disks }) => ({
       name,
+      ...(machineId === undefined ? {} : { machineId }),
       tapUrls: disks.flatMap(({ tapUrl }) => (tapUrl === undefined ? [] : [tapUrl])),
     })),
   };
@@ -154,11 +156,6 @@ export function applyRetry(record: GroupRecord, operation: OperationState, outco
   if (started.length > 0 && !outcome.answering) setCondition(record, CONDITIONS.notAnswering, true);
 }
 
-function missingMachines(record: GroupRecord): readonly ProtectedMachine[] {
-  const { machines } = replicaOf(record);
-  return record.machines.filter(({ name }) => !machines.some((one) => one.name === name));
-}
-
 /** Those that never started, and those that ran and are off. */
 function machinesToStart(record: GroupRecord): readonly ProtectedMachine[] {
   const { machinesOff } = replicaOf(record);
@@ -176,6 +173,8 @@ export function skipMissing(record: GroupRecord, request: MoveRequest, workflowI
 /** Nothing in the world changes: the group merely forgets the way back. */
 export function commitFailover(record: GroupRecord, request: MoveRequest, workflowId: string): void {
   record.phase = nextPhase(record.phase, "commit");
+  // The right to go on where that stood ends too.
+  delete record.reseed;
   putDone(record, request, { kind: "commit", workflowId, detail: `on branch ${record.branch}` });
 }
 
@@ -206,7 +205,7 @@ export function applyUndo(record: GroupRecord, operation: OperationState, outcom
     else if (outcome.stopped) reopenLater(record, operation);
     return;
   }
-  record.phase = nextPhase(record.phase, "undone");
+  record.phase = nextPhase(record.phase, "undone", record.reseed === undefined ? "protected" : "reseeding");
   for (const condition of [...FAILOVER_CONDITIONS, CONDITIONS.undoUnfinished] as const)
     setCondition(record, condition, false);
   record.activeSite = record.sourceSite;
@@ -288,7 +287,7 @@ export function leavingReplica(record: GroupRecord, request: MoveRequest, workfl
   };
 }
 
-function childOptions(request: MoveRequest, workflowId: string) {
+export function childOptions(request: MoveRequest, workflowId: string) {
   return {
     workflowId,
     taskQueue: CONTROL_QUEUE,

@@ -168,6 +168,8 @@ export async function prepareTarget(record: GroupRecord): Promise<string> {
       groupName: record.name,
       sourceSite: record.sourceSite,
       disks: groupDisks(record),
+      // A store that a reprotect has prepared may have had the group before.
+      ...(record.home === undefined ? {} : { atLeastEpoch: record.epoch }),
       record: JSON.stringify({
         name: record.name,
         policy: record.policy,
@@ -235,6 +237,20 @@ export async function unprotectGroup(record: GroupRecord, asked: Asked, changed:
         );
         run.keep();
         if (leaving !== undefined) await run.step("remove replica", async (note) => await removeReplica(leaving, note));
+        if (record.home !== undefined)
+          await run.step("release source", async (note) => {
+            const { sourceSite } = record;
+            try {
+              // Its store had the group before the sites were swapped, and still keeps a former source out.
+              await act(
+                "releaseGroup",
+                { site: sourceSite, groupId, operationId: asked.operationId },
+                { at: targetSite, summary: `release ${sourceSite} too`, budgetMs: STOP_MS },
+              );
+            } catch (error) {
+              note(`not told: ${faultOf(error).message}`);
+            }
+          });
       });
     },
   );

@@ -42,7 +42,10 @@ export interface GroupRecord {
   sourceSite: string;
   targetSite: string;
   activeSite: string;
+  /** The machines at the source site. */
   machines: readonly ProtectedMachine[];
+  /** Where the group is from, with its machines as they are there; absent until its sites were swapped for the first time. */
+  home?: { readonly site: string; readonly machines: readonly ProtectedMachine[] };
   phase: GroupPhase;
   phaseBefore: GroupPhase;
   conditions: readonly string[];
@@ -67,6 +70,12 @@ export interface GroupRecord {
   targetFault?: FaultJson;
   /** The failover whose machines run at the target. */
   replica?: ReplicaRecord;
+  /** Its sites were swapped, and what runs at the source has no complete point at the target yet. */
+  reseed?: ReseedRecord;
+  /** The export that the machines have left by a reprotect: it is to be closed after its last commit. */
+  exportDue?: { readonly site: string; readonly operationId: string };
+  /** What a reprotect left behind whose workflow was ended from outside. */
+  unwind?: Unwind;
   /** What a running failover is to be followed by. */
   afterwards?: Afterwards;
   test?: { operationId: string; workflowId: string };
@@ -115,6 +124,22 @@ export interface MachineRestart {
   readonly nextAtMs: number;
   /** Why the last try failed. */
   readonly fault?: { readonly code: string; readonly message: string; readonly hint?: string };
+}
+
+export interface ReseedRecord {
+  /** The reprotect that waits for its end. */
+  readonly workflowId: string;
+  /** Points after this one are of the new state; 0 when there is none of the old one. */
+  readonly afterBarrier: number;
+  /** Its cut: what a failover goes back to until then. */
+  readonly pointCutAtMs: number;
+}
+
+export interface Unwind {
+  readonly site: string;
+  readonly operationId: string;
+  /** To be given new versions. */
+  readonly stops: readonly ReplicationOrder[];
 }
 
 export interface RememberedResult {
@@ -230,15 +255,36 @@ export function currentOrder(record: GroupRecord): ReplicationOrder {
     target: { site: record.targetSite, host: record.target.host, port: record.target.port },
     intervalMs: record.policy.intervalMs,
     compressAt: record.policy.compressAt,
-    members: record.machines.map((machine) => ({
-      machine: machine.name,
-      disks: machine.disks.map(({ diskId, source, bootIndex }) => ({
-        diskId,
-        source,
-        ...(bootIndex === undefined ? {} : { bootIndex }),
-      })),
-    })),
+    members: orderMembers(record.machines),
   };
+}
+
+/** One member for each agent, whatever machines its disks are of. */
+export function orderMembers(machines: readonly ProtectedMachine[]): ReplicationOrder["members"] {
+  const agents = [...new Set(machines.map(({ name, agent = name }) => agent))];
+  return agents.map((machine) => ({
+    machine,
+    disks: machines
+      .filter(({ name, agent = name }) => agent === machine)
+      .flatMap(({ disks }) =>
+        disks.map(({ diskId, source, sizeBytes, bootIndex }) => ({
+          diskId,
+          source,
+          ...(source.startsWith("replica:") ? { sizeBytes } : {}),
+          ...(bootIndex === undefined ? {} : { bootIndex }),
+        })),
+      ),
+  }));
+}
+
+export function homeSiteOf(record: GroupRecord): string {
+  return record.home?.site ?? record.sourceSite;
+}
+
+/** Machines of the group that were not started at the target, or not yet. */
+export function missingMachines({ machines, replica }: GroupRecord): readonly ProtectedMachine[] {
+  if (replica === undefined) return [];
+  return machines.filter(({ name }) => !replica.machines.some((one) => one.name === name));
 }
 
 export function groupDisks(record: GroupRecord): readonly GroupDisk[] {
@@ -281,7 +327,9 @@ export function factsOf(record: GroupRecord): GroupFacts {
     name: record.name,
     phase: record.phase,
     conditions: record.conditions,
-    hasPoint: (record.progress?.barrier ?? 0) > 0,
+    hasPoint: (record.progress?.barrier ?? 0) > 0 || (record.reseed?.afterBarrier ?? 0) > 0,
+    reversed: homeSiteOf(record) !== record.sourceSite,
+    missing: missingMachines(record).length > 0,
     // After a failover nobody watches the source's connection: it is asked when it matters.
     sourceConnected:
       !runsAtTarget(record.phase) && record.targetFault === undefined && !connectionUnknown
@@ -322,6 +370,7 @@ export function healthFactsOf(record: GroupRecord, nowMs: number): HealthFacts {
     ...(progress === undefined ? {} : { progress }),
     ...(targetFault === undefined ? {} : { targetFault }),
     ...(record.catalog?.fault === undefined ? {} : { catalogFault: record.catalog.fault }),
+    ...(record.reseed === undefined ? {} : { reseedPointCutAtMs: record.reseed.pointCutAtMs }),
     ...(replica === undefined
       ? {}
       : {
@@ -349,6 +398,8 @@ export function stateOf(record: GroupRecord): GroupState {
     sourceSite: record.sourceSite,
     targetSite: record.targetSite,
     activeSite: record.activeSite,
+    homeSite: homeSiteOf(record),
+    ...(record.home === undefined ? {} : { homeMachines: record.home.machines }),
     epoch: record.epoch,
     branch: record.branch,
     policy: record.policy,

@@ -44,6 +44,7 @@ import {
   skipMissing,
 } from "./group-moves.ts";
 import { orderAnew, putOrder } from "./group-protect.ts";
+import { beginReprotect } from "./group-reprotect.ts";
 import {
   groupWorkflowId,
   UPDATES,
@@ -55,6 +56,7 @@ import {
   type Operation,
   type OperationDone,
   type ProtectRequest,
+  type ReprotectRequest,
   type RetryRequest,
   type TestCleanupRequest,
   type TestFailoverRequest,
@@ -162,7 +164,8 @@ export function handleUpdates(group: Group): void {
   });
 
   on<FailoverRequest, "failover">(group, "failover", {
-    operation: (request) => (request.mode === "planned" ? "planned-failover" : "failover"),
+    operation: (request) =>
+      request.failback === true ? "failback" : request.mode === "planned" ? "planned-failover" : "failover",
     options: (request) => ({ sourceLost: request.sourceLost }),
     check: (request) => failoverFault(group, request),
     handle: async (request) => {
@@ -204,6 +207,16 @@ export function handleUpdates(group: Group): void {
       return await beginMove(group, request, "undo", async (child, lost) => {
         await beginUndo(record, request, child, lost);
       });
+    },
+  });
+
+  on<ReprotectRequest, "reprotect">(group, "reprotect", {
+    operation: "reprotect",
+    handle: async (request) => {
+      const child = childWorkflowId(groupId, "reprotect", request.operationId);
+      const answer = started(record, request.operationId, child);
+      await launch(group, request, async (lost) => await beginReprotect(record, request, child, lost));
+      return answer;
     },
   });
 

@@ -7,7 +7,7 @@
 import { setCurrentDetails, upsertMemo, upsertSearchAttributes } from "@temporalio/workflow";
 import { allowedOperations } from "#model/group-phase.ts";
 import { assessHealth, duration, healthLevel, isRpoBreach, type HealthReason } from "#model/health.ts";
-import { factsOf, healthFactsOf, type GroupRecord } from "./group-record.ts";
+import { factsOf, healthFactsOf, homeSiteOf, type GroupRecord } from "./group-record.ts";
 import { groupSummary } from "./messages.ts";
 import { EPOCH, GROUP, HEALTH, KIND, LAST_POINT, PHASE, RPO_BREACH, SITE } from "./operation-view.ts";
 import { now, timestamp } from "./workflow-time.ts";
@@ -41,13 +41,18 @@ export function showGroup(record: GroupRecord, waitsFor: string): void {
 }
 
 export function groupMemo(record: GroupRecord): Record<string, unknown> {
-  return { name: record.name, summary: groupSummary(record) };
+  return { name: record.name, summary: groupSummary({ ...record, homeSite: homeSiteOf(record) }) };
 }
 
 function groupDetails(record: GroupRecord, health: readonly HealthReason[], waitsFor: string): string {
   const { progress, replica } = record;
   const asOf = record.observedAtMs === 0 ? "" : ` (seen ${timestamp(record.observedAtMs)})`;
-  const lines = [`**${record.name === "" ? record.groupId : groupSummary(record)}**`, "", "| | |", "| --- | --- |"];
+  const lines = [
+    `**${record.name === "" ? record.groupId : groupSummary({ ...record, homeSite: homeSiteOf(record) })}**`,
+    "",
+    "| | |",
+    "| --- | --- |",
+  ];
   lines.push(
     `| Phase | **${record.phase}**${record.conditions.length === 0 ? "" : ` (${record.conditions.join(", ")})`} |`,
   );

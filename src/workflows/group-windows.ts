@@ -7,11 +7,12 @@
 import { isCancellation, sleep } from "@temporalio/workflow";
 import { CONDITIONS } from "#model/group-phase.ts";
 import { duration } from "#model/health.ts";
-import type { WatchResult } from "../activities/contract.ts";
+import type { WatchInput, WatchResult } from "../activities/contract.ts";
 import { act, PRIORITY } from "./act.ts";
 import { faultOf } from "./failures.ts";
 import { orderAgainIfMoved, orderAnew } from "./group-protect.ts";
-import { hasCondition, rpoBreached, takeProgress, type ReplicaRecord } from "./group-record.ts";
+import { hasCondition, rpoBreached, takeProgress, type GroupRecord, type ReplicaRecord } from "./group-record.ts";
+import { endReseed, leaveExport, unwindReprotect } from "./group-reprotect.ts";
 import { nextRestartAtMs, restartDied, restartsDue } from "./replica-restarts.ts";
 import type { Group } from "./group-updates.ts";
 import { now } from "./workflow-time.ts";
@@ -25,9 +26,11 @@ const UNREACHABLE_PAUSE_MS = 5_000;
 /** Between two windows that ended early at once: a connection that flaps must not flood the history. */
 const FLAP_PAUSE_MS = 1_000;
 
+/** Also while a group whose sites were swapped has no point of its new state yet. */
 export async function watchProtected(group: Group, windowMs: number | undefined): Promise<void> {
   const { record } = group;
   if (record.orderDue === true) await sendOrderAgain(group);
+  if (record.exportDue !== undefined) await tolerating(group, async () => await leaveExport(record));
   if (hasCondition(record, CONDITIONS.sourceFenced)) {
     // Nothing is replicated, so nothing can be watched. A command ends this wait.
     await sleep(FENCED_PAUSE_MS, { summary: "fenced: waits for a person" });
@@ -51,12 +54,15 @@ export async function watchProtected(group: Group, windowMs: number | undefined)
         rpoBreached: rpoBreached(record, begunAtMs),
       },
       rpoThresholdMs: record.policy.rpoThresholdMs,
-      until: "window",
+      ...untilOf(record),
     },
     { at: record.targetSite, summary: `watch deltas for ${duration(length)}`, priority: PRIORITY.watch },
   );
   if (result.progress !== undefined) takeProgress(record, result.progress, result.cursor, now());
-  if (result.endedBy === "unreachable" && result.fault !== undefined) {
+  if (result.endedBy === "point" && record.phase === "reseeding") {
+    await endReseed(record);
+    group.show();
+  } else if (result.endedBy === "unreachable" && result.fault !== undefined) {
     record.targetFault = result.fault;
     record.observedAtMs = now();
     group.show();
@@ -68,6 +74,11 @@ export async function watchProtected(group: Group, windowMs: number | undefined)
     group.show();
     await sleep(FLAP_PAUSE_MS, { summary: "several changes at once" });
   }
+}
+
+function untilOf({ phase, reseed, branch }: GroupRecord): Pick<WatchInput, "until" | "line"> {
+  if (phase !== "reseeding" || reseed === undefined) return { until: "window" };
+  return { until: "point", line: { branch, afterBarrier: reseed.afterBarrier } };
 }
 
 /** The target may have forgotten the group, or listen elsewhere, after a restart. */
@@ -97,6 +108,7 @@ export async function watchReplicaWindow(group: Group, windowMs: number | undefi
   const { record } = group;
   const { replica } = record;
   if (replica === undefined) throw new RangeError("Failed over without a replica");
+  if (record.unwind !== undefined) await tolerating(group, async () => await unwindReprotect(record));
   // The first look ends at once: whoever has just failed over wants to see the replica.
   const usual = replica.export === undefined ? 0 : (windowMs ?? WINDOW_MS_MAX);
   const ends = [replica.due?.atMs, nextRestartAtMs(replica)].filter((atMs) => atMs !== undefined);

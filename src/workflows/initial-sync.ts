@@ -8,7 +8,7 @@ import { continueAsNew, getExternalWorkflowHandle, setCurrentDetails, sleep, wor
 import { Fault, FAULTS, isFaultCode } from "#model/fault.ts";
 import { duration } from "#model/health.ts";
 import type { GroupProgress } from "#ports/replication.ts";
-import type { WatchResult } from "../activities/contract.ts";
+import type { WatchInput, WatchResult } from "../activities/contract.ts";
 import { act, PRIORITY } from "./act.ts";
 import { failureOf } from "./failures.ts";
 import { groupWorkflowId } from "./messages.ts";
@@ -25,6 +25,8 @@ export interface InitialSyncInput {
   readonly rpoThresholdMs: number;
   readonly cursor: string;
   readonly sliceMs?: number;
+  /** Which points count; left out: any. */
+  readonly line?: WatchInput["line"];
 }
 
 /** Ends with the progress that has a point; throws a failure with a fault when the target says it cannot go on. */
@@ -44,6 +46,7 @@ export async function initialSync(input: InitialSyncInput): Promise<GroupProgres
         known,
         rpoThresholdMs: Number.MAX_SAFE_INTEGER,
         until: "point",
+        ...(input.line === undefined ? {} : { line: input.line }),
       },
       { at: input.site, summary: `initial sync, slice of ${duration(sliceMs)}`, priority: PRIORITY.sync },
     );

@@ -25,6 +25,7 @@ export const WORKFLOWS = {
   failover: "failover",
   changePoint: "changePoint",
   undo: "undo",
+  reprotect: "reprotect",
   retryMembers: "retryMembers",
   testFailover: "testFailover",
   janitor: "janitor",
@@ -66,8 +67,20 @@ export interface AdoptedGroup {
 }
 
 /** The one line that says what a group's workflow is; given as `staticSummary` when it is started. */
-export function groupSummary(request: Pick<ProtectRequest, "name" | "sourceSite" | "targetSite" | "policy">): string {
-  return `${request.name}: ${request.sourceSite} → ${request.targetSite}, RPO ${request.policy.rpoThresholdMs / 1_000} s`;
+export function groupSummary(
+  group: Pick<ProtectRequest, "name" | "sourceSite" | "targetSite" | "policy"> & { readonly homeSite?: string },
+): string {
+  return `${group.name}: ${direction(group)}, RPO ${group.policy.rpoThresholdMs / 1_000} s`;
+}
+
+/** "primary → secondary"; and when the group is from the site that it is replicated to, "secondary → primary (reversed)". */
+export function direction(group: {
+  readonly sourceSite: string;
+  readonly targetSite: string;
+  readonly homeSite?: string;
+}): string {
+  const { sourceSite, targetSite, homeSite = sourceSite } = group;
+  return `${sourceSite} → ${targetSite}${homeSite === sourceSite ? "" : " (reversed)"}`;
 }
 
 /** Search attributes and their types, as the server must know them (temporal/search-attributes.json says the same; a test compares). */
@@ -94,6 +107,7 @@ export const UPDATES = {
   changePoint: "changePoint",
   commit: "commit",
   undo: "undo",
+  reprotect: "reprotect",
   retryMembers: "retryMembers",
   skipMembers: "skipMembers",
   testFailoverStart: "testFailoverStart",
@@ -115,6 +129,7 @@ export interface UpdateResults {
   readonly commit: OperationDone;
   /** REFUSED also when the source's process server does not answer: it is asked first. */
   readonly undo: LeaveStarted;
+  readonly reprotect: OperationStarted;
   readonly retryMembers: OperationStarted;
   readonly skipMembers: OperationDone;
   readonly testFailoverStart: OperationStarted;
@@ -131,6 +146,7 @@ export interface Operation {
 
 export interface ProtectedDisk {
   readonly diskId: string;
+  /** `tap:PATH`; or, at the site that a group was recovered to, `replica:NAME`: an image that the agent there has made. */
   readonly source: string;
   readonly sizeBytes: number;
   readonly sectorBytes: number;
@@ -141,6 +157,10 @@ export interface ProtectedDisk {
 
 export interface ProtectedMachine {
   readonly name: string;
+  /** Whose agent has its disks; left out: the one of its own name. */
+  readonly agent?: string;
+  /** As the source's hypervisor knows it, where that was seen; otherwise it is found by its disks, or by its name. */
+  readonly machineId?: string;
   readonly config: MachineConfig;
   readonly disks: readonly ProtectedDisk[];
   /** Guest ports to publish on the replica machine, and on the source machine if our hypervisor runs it. */
@@ -176,6 +196,8 @@ export interface FailoverRequest extends Operation {
   readonly note?: string;
   /** What the group does by itself when nobody has decided by then; left out: nothing. */
   readonly afterwards?: Afterwards;
+  /** Only to the site that the group is from. */
+  readonly failback?: boolean;
 }
 
 export interface Afterwards {
@@ -192,6 +214,14 @@ export interface MoveRequest extends Operation {
 export interface UnprotectRequest extends MoveRequest {
   /** A committed group's machines are shut down and lose their disks; what they wrote stays in the store. */
   readonly stopReplica?: boolean;
+}
+
+/** Replicate to the other site what runs here since a committed failover. */
+export interface ReprotectRequest extends MoveRequest {
+  /** Whose agent at the machines' site is to have their disks; left out: the one that is connected there. Not asked for at home: there they have their own. */
+  readonly agent?: string;
+  /** The disks that the machines once had at the other site are gone: they are not looked for, and everything crosses the WAN. */
+  readonly withoutOldDisks?: boolean;
 }
 
 /** Start the machines that did not start or are off, at the point that the others run on. */
@@ -257,6 +287,7 @@ export interface OperationState {
     | "changePoint"
     | "commit"
     | "undo"
+    | "reprotect"
     | "retry"
     | "skip"
     | "testFailover"
@@ -304,6 +335,10 @@ export interface GroupState {
   readonly sourceSite: string;
   readonly targetSite: string;
   readonly activeSite: string;
+  /** The site that its machines are from. Another one than the source site: reversed. */
+  readonly homeSite: string;
+  /** Their disks there, once they have been replicated from elsewhere. */
+  readonly homeMachines?: readonly ProtectedMachine[];
   readonly epoch: number;
   readonly branch: string;
   readonly policy: ReplicationPolicy;

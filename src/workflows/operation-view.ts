@@ -1,6 +1,12 @@
 /** How an operation's own workflow shows itself: current details in Markdown, search attributes, and reports to its group. */
 import { defineSearchAttributeKey, SearchAttributeType, type SearchAttributePair } from "@temporalio/common";
-import { CancellationScope, getExternalWorkflowHandle, log, setCurrentDetails } from "@temporalio/workflow";
+import {
+  CancellationScope,
+  getExternalWorkflowHandle,
+  log,
+  setCurrentDetails,
+  type SignalDefinition,
+} from "@temporalio/workflow";
 import { duration } from "#model/health.ts";
 import { groupWorkflowId, type Operation, type OperationState, type OperationStep } from "./messages.ts";
 import { operationChanged, operationEnded, type OperationEnd } from "./signals.ts";
@@ -84,12 +90,17 @@ export interface Reporter {
 
 /** The last word of an operation to its group. Waits until the group has it. */
 export async function reportEnd(groupId: string, end: OperationEnd): Promise<void> {
+  await tellGroup(groupId, operationEnded, end);
+}
+
+/** Waits until the group has it. */
+export async function tellGroup<Word>(groupId: string, signal: SignalDefinition<[Word]>, word: Word): Promise<void> {
   await CancellationScope.nonCancellable(async () => {
     try {
-      await getExternalWorkflowHandle(groupWorkflowId(groupId)).signal(operationEnded, end);
+      await getExternalWorkflowHandle(groupWorkflowId(groupId)).signal(signal, word);
     } catch (error) {
-      // As above: a group that is gone cannot be told, and the operation has ended all the same.
-      log.warn("The group could not be told of the end", { error: String(error) });
+      // As above: a group that is gone cannot be told, and the operation goes on, or has ended, all the same.
+      log.warn("The group could not be told", { signal: signal.name, error: String(error) });
     }
   });
 }

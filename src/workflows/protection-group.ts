@@ -52,6 +52,7 @@ import {
   takeProgress,
   type GroupRecord,
 } from "./group-record.ts";
+import { applyTurned } from "./group-reprotect.ts";
 import { handleUpdates, type Group } from "./group-updates.ts";
 import { groupMemo, showGroup } from "./group-view.ts";
 import { isDue, moveByItself } from "./group-timer.ts";
@@ -59,7 +60,7 @@ import { watchProtected, watchReplicaWindow } from "./group-windows.ts";
 import { startJanitor } from "./guard.ts";
 import { groupWorkflowId, QUERIES, type GroupStart, type GroupState } from "./messages.ts";
 import { protectGroup, unprotectGroup, type Asked } from "./group-protect.ts";
-import { operationChanged, operationEnded, resourcesGone, syncProgressed } from "./signals.ts";
+import { operationChanged, operationEnded, resourcesGone, syncProgressed, turned } from "./signals.ts";
 import { now } from "./workflow-time.ts";
 
 const WINDOWS_PER_RUN = 100;
@@ -158,6 +159,7 @@ async function takeTurn(group: Group, windowMs: number | undefined): Promise<voi
       await seed(group);
       return;
     case "protected":
+    case "reseeding":
       await watchProtected(group, windowMs);
       return;
     case "failing-over":
@@ -218,6 +220,10 @@ function describe(record: GroupRecord): string {
       return hasCondition(record, CONDITIONS.sourceFenced)
         ? "a person: failover again, or resume"
         : "the next cycles, window by window";
+    case "reseeding":
+      return hasCondition(record, CONDITIONS.sourceFenced)
+        ? "a person: failover again, or resume"
+        : `the first point of its new state at ${record.targetSite}`;
     case "failing-over":
       return "the report of its failover";
     case "changing-point":
@@ -244,6 +250,11 @@ function handleReports(group: Group): void {
   setHandler(operationEnded, (end) => {
     applyEnd(record, end);
     group.show();
+  });
+  setHandler(turned, (turn) => {
+    applyTurned(record, turn);
+    group.show();
+    group.interrupt();
   });
   setHandler(resourcesGone, ({ operationId, lost }) => {
     if (lost) applyLoss(record, operationId);

@@ -4,6 +4,7 @@ export { failover } from "./failover.ts";
 export { initialSync } from "./initial-sync.ts";
 export { janitor } from "./janitor.ts";
 export { protectionGroup } from "./protection-group.ts";
+export { reprotect } from "./reprotect.ts";
 export { retryMembers } from "./retry-members.ts";
 export { testFailover } from "./test-failover.ts";
 export { undo } from "./undo.ts";

@@ -18,6 +18,8 @@ export interface Runbook {
     work: (note: (detail: string) => void) => Promise<T>,
     options?: { readonly waitsFor?: string; readonly budgetMs?: number },
   ): Promise<T>;
+  /** A step that there is no need for; `detail` says why. */
+  skip(name: string, detail: string): void;
   /** Undo what `step` is about to do, should the operation fail. */
   undo(step: string, work: () => Promise<void>): void;
   /** From here on nothing is undone: the operation's result stands whatever fails later. */
@@ -76,6 +78,7 @@ export async function runOperation(
         throw error;
       }
     },
+    skip: (name, detail) => mark(name, { state: "skipped", detail }),
     undo: (step, work) => void undos.push({ step, work }),
     keep: () => void (undos = []),
     set: (more) => update({ ...state, ...more }),

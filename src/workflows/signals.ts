@@ -1,7 +1,7 @@
 /** What our workflows tell each other. Signals only between them; people and programs use updates. */
 import { defineSignal } from "@temporalio/workflow";
 import type { GroupProgress, RecoveryPoint } from "#ports/replication.ts";
-import type { OperationState } from "./messages.ts";
+import type { OperationState, ProtectedMachine } from "./messages.ts";
 
 /** A child's steps, whenever one changes. */
 export const operationChanged = defineSignal<[OperationState]>("operationChanged");
@@ -10,6 +10,11 @@ export const operationEnded = defineSignal<[OperationEnd]>("operationEnded");
 export const resourcesGone = defineSignal<[{ readonly operationId: string; readonly lost: boolean }]>("resourcesGone");
 export const syncProgressed =
   defineSignal<[{ readonly progress: GroupProgress; readonly cursor: string }]>("syncProgressed");
+
+/** The target's store is written by the machines' new site: the group swaps its sites. */
+export const turned = defineSignal<[Turned]>("turned");
+/** To a reprotect: its group has the first point of the new state, or is on another way (`instead`). */
+export const reseeded = defineSignal<[{ readonly instead?: string }]>("reseeded");
 
 /** To a test failover: end it now. */
 export const cleanUp = defineSignal<[{ readonly reason: string }]>("cleanUp");
@@ -21,6 +26,7 @@ export interface OperationEnd {
   readonly failover?: FailoverOutcome;
   readonly changePoint?: ChangePointOutcome;
   readonly undo?: UndoOutcome;
+  readonly reprotect?: ReprotectOutcome;
   readonly retry?: RetryOutcome;
   readonly test?: { readonly cleanupFailed: boolean };
 }
@@ -45,6 +51,24 @@ export interface UndoOutcome extends LeftReplica {
   /** It was asked for, and whether the store did it is not known. */
   readonly unknown: boolean;
   readonly epoch?: number;
+}
+
+export interface Turned {
+  readonly operationId: string;
+  readonly branch: string;
+  readonly epoch: number;
+  readonly target: { readonly host: string; readonly port: number };
+  /** As they are at their new source site. */
+  readonly machines: readonly ProtectedMachine[];
+  /** The newest point of what was there before; 0: none. */
+  readonly afterBarrier: number;
+  readonly pointCutAtMs: number;
+}
+
+export interface ReprotectOutcome {
+  readonly turned: boolean;
+  /** Disks that are on taps now, and no more on the export that commits what is written to them. */
+  readonly moved: number;
 }
 
 /** Which machines run now is in the operation. */

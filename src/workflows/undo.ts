@@ -33,7 +33,11 @@ export interface UndoInput extends LeaveInput {
   /** The branch that the source wrote and goes on with. */
   readonly sourceBranch: string;
   /** As they were protected: found at the source by the taps that their disks are attached to, else by name. */
-  readonly machines: readonly { readonly name: string; readonly tapUrls: readonly string[] }[];
+  readonly machines: readonly {
+    readonly name: string;
+    readonly machineId?: string;
+    readonly tapUrls: readonly string[];
+  }[];
 }
 
 type UndoSoFar = { -readonly [Key in keyof UndoOutcome]: UndoOutcome[Key] };
@@ -122,7 +126,12 @@ async function startSource({ sourceSite, targetSite, machines }: UndoInput): Pro
   try {
     const found = await act(
       "findMachines",
-      { site: sourceSite, names, tapUrls: machines.map(({ tapUrls }) => tapUrls) },
+      {
+        site: sourceSite,
+        names,
+        tapUrls: machines.map(({ tapUrls }) => tapUrls),
+        machineIds: machines.map(({ machineId = "" }) => machineId),
+      },
       { ...at, summary: `find ${names.join(", ")} at ${sourceSite}`, budgetMs: 30_000 },
     );
     const off = found.flatMap(({ machineId, power }) =>

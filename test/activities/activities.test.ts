@@ -99,7 +99,7 @@ test("each activity that changes something leaves the same world and answer when
   const { activities } = sites;
   await runActivity(activities.watchGroup, watch({ windowMs: 150 })).result;
   const { barrier } = sites.world.barriers.at(-1)!;
-  sites.world.order = { ...sites.world.order!, state: "paused" }; // Nothing is cut meanwhile.
+  sites.world.orders[SOURCE] = { ...sites.world.order!, state: "paused" }; // Nothing is cut meanwhile.
   const twice: Readonly<Record<string, () => Promise<unknown>>> = {
     prepareGroup: async () =>
       await runActivity(activities.prepareGroup, {
@@ -189,9 +189,9 @@ test("a guest that does not shut down is powered off; only machines that the hyp
 test("the newest point is looked for along one line of history, a point by id or name wherever it is", async () => {
   const { activities, world } = await prepared();
   world.barriers = [
-    { barrier: 1, cutAtMs: 1_000, branch: "root" },
-    { barrier: 2, cutAtMs: 2_000, branch: "root" },
-    { barrier: 3, cutAtMs: 3_000, branch: "x", name: "kept" },
+    { barrier: 1, cutAtMs: 1_000, branch: "root", from: SOURCE },
+    { barrier: 2, cutAtMs: 2_000, branch: "root", from: SOURCE },
+    { barrier: 3, cutAtMs: 3_000, branch: "x", from: SOURCE, name: "kept" },
   ];
   world.forks = { x: { parent: "root", barrier: 1 } };
   const choose = async (selector: string, branch?: string) =>

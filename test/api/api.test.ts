@@ -44,7 +44,7 @@ before(async () => {
       awaitTaps: async ({ diskIds }) =>
         diskIds.map((diskId) => ({ ...report, diskId, tapUrl: `nbd+unix:///${diskId}?socket=/tap` })),
     },
-    [TARGET],
+    [TARGET, SOURCE],
   );
   const service = createApiService({
     version: "1.2.3",
@@ -146,6 +146,8 @@ test("the description names every route", async () => {
     "post /v1/groups/{name}/change-point",
     "post /v1/groups/{name}/commit",
     "post /v1/groups/{name}/undo",
+    "post /v1/groups/{name}/reprotect",
+    "post /v1/groups/{name}/failback",
     "delete /v1/groups/{name}/test-failovers/{operation}",
     "post /v1/enroll",
   ]) {
@@ -375,9 +377,45 @@ test("after the failover: another point, back to the source, and once more for g
   const refused = await rejection(api.undo("web"), "REFUSED");
   assert.match(refused.message, /does not answer/);
   const committed = await api.commit("web", { note: "it stays" });
-  assert.deepEqual([committed.phase, committed.allowedOperations], ["committed", ["unprotect"]]);
+  assert.deepEqual([committed.phase, committed.allowedOperations], ["committed", ["reprotect", "unprotect"]]);
   await rejection(api.undo("web"), "REFUSED");
   sites.loseSource(false);
+});
+
+test("committed, it is reprotected; then it can only come home, and its old disks at home stay taken", async () => {
+  await rejection(api.failback("web"), "REFUSED");
+  for (const [id, machine] of Object.entries(sites.world.machines))
+    if (machine.site === SOURCE) sites.world.machines[id] = { ...machine, power: "off" };
+  await api.reprotect("web", { operationId: "web.reprotect.1", note: "the site is back" });
+  const ended = await watch("web.reprotect.1");
+  assert.equal(ended.state, "done", JSON.stringify(ended.fault));
+  const view = await untilView((one) => one.phase === "protected");
+  assert.deepEqual(
+    [view.sourceSite, view.targetSite, view.homeSite, view.reversed, view.activeSite],
+    [TARGET, SOURCE, SOURCE, true, TARGET],
+  );
+  assert.equal(view.disks[0]?.source, `replica:${view.disks[0]?.id}`);
+  await rejection(api.protect({ name: "other", disks: [DISK] }), "DISK_ALREADY_PROTECTED");
+  const points = await api.points("web");
+  assert.ok(points.some((point) => point.name === "before-reprotect-web.reprotect.1"));
+  const drill = await api.startTestFailover("web", { leaseMs: 60_000, operationId: "web.test.9" });
+  await untilView((one) =>
+    one.operations.some(
+      (operation) => (operation.machines ?? []).length > 0 && operation.operationId === drill.operationId,
+    ),
+  );
+  await api.cleanUpTestFailover("web", drill.operationId);
+  assert.equal((await watch(drill.operationId)).state, "done");
+  const opened = await api.openExport("web", { point: "latest" });
+  await api.closeExport(opened.operationId);
+  const away = (await api.failoverCandidates()).find((one) => one.group === "web");
+  assert.match(away?.command ?? "", /leeward failback web --yes/);
+
+  await api.failback("web", { operationId: "web.failback.1" });
+  const home = await watch("web.failback.1");
+  assert.equal(home.state, "done", JSON.stringify(home.fault));
+  assert.equal(home.machines?.[0]?.site, SOURCE);
+  assert.equal((await api.group("web")).activeSite, SOURCE);
 });
 
 test("machines of a site's hypervisor are made once, started, shut down", async () => {
@@ -463,7 +501,7 @@ function access(site: "primary" | "secondary"): SiteAccess {
     masterTarget: {
       observeGroup: async ({ groupId }: { groupId: string }) => (asked.push(groupId), unreachable()),
       listPoints: async ({ limit, ...line }: { groupId: string; limit?: number; branch?: string }) =>
-        (await sites.dependencies.masterTarget(TARGET).listPoints(line)).slice(0, limit),
+        (await sites.dependencies.masterTarget(site).listPoints(line)).slice(0, limit),
       exportStatus: unreachable,
       openExport: async ({
         operationId,

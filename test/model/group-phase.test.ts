@@ -21,6 +21,7 @@ const PHASES: readonly GroupPhase[] = [
   "changing-point",
   "undoing",
   "committed",
+  "reseeding",
 ];
 const facts = (more: Partial<GroupFacts> = {}): GroupFacts => ({
   name: "web",
@@ -38,6 +39,8 @@ const anyFacts = fc.record({
   hasPoint: fc.boolean(),
   sourceConnected: fc.constantFrom(true, false, undefined),
   replica: fc.constantFrom({ running: ["web"], off: [] }, { running: [], off: ["web"] }),
+  reversed: fc.boolean(),
+  missing: fc.boolean(),
 });
 
 test("what is listed as allowed is not refused, and a refusal lists exactly what is allowed", () => {
@@ -59,7 +62,7 @@ test("a failover is possible whenever a point exists, whatever else stands besid
   fc.assert(
     fc.property(anyFacts, (seen) => {
       const wanted =
-        (seen.phase === "protected" || seen.phase === "seeding") &&
+        (seen.phase === "protected" || seen.phase === "seeding" || seen.phase === "reseeding") &&
         seen.hasPoint &&
         !seen.conditions.includes(CONDITIONS.unprotecting);
       assert.equal(allowedOperations(seen).includes("failover"), wanted);
@@ -103,7 +106,23 @@ test("what is allowed in each phase of an ordinary life", () => {
   assert.deepEqual(allowedOperations(facts({ phase: "failing-over" })), []);
   assert.deepEqual(allowedOperations(facts({ phase: "failed-over" })), ["change-point", "commit", "undo"]);
   for (const phase of ["changing-point", "undoing"] as const) assert.deepEqual(allowedOperations(facts({ phase })), []);
-  assert.deepEqual(allowedOperations(facts({ phase: "committed" })), ["unprotect"]);
+  assert.deepEqual(allowedOperations(facts({ phase: "committed" })), ["reprotect", "unprotect"]);
+  assert.deepEqual(allowedOperations(facts({ phase: "reseeding" })), ["failover", "unprotect"]);
+  assert.ok(allowedOperations(facts({ reversed: true })).includes("failback"));
+});
+
+test("the way back: a reprotect needs all machines, a failback a group that is away from home, and half-way only a lost site leads back", () => {
+  const committed = (more: Partial<GroupFacts>) => facts({ phase: "committed", sourceConnected: undefined, ...more });
+  assert.deepEqual(allowedOperations(committed({ conditions: [CONDITIONS.reprotecting] })), []);
+  assert.match(refusalOf(committed({ conditions: [CONDITIONS.reprotecting] }), "reprotect")?.message ?? "", /being/);
+  assert.deepEqual(allowedOperations(committed({ missing: true })), ["retry-member", "unprotect"]);
+  assert.match(refusalOf(committed({ missing: true }), "reprotect")?.hint ?? "", /operation retry/);
+  assert.match(refusalOf(facts({ phase: "failed-over" }), "reprotect")?.message ?? "", /not committed/);
+  assert.match(refusalOf(facts(), "failback")?.hint ?? "", /leeward failover web --planned/);
+  const reseeding = facts({ phase: "reseeding", reversed: true });
+  assert.match(refusalOf(reseeding, "failback")?.message ?? "", /no complete point/);
+  assert.match(refusalOf(reseeding, "failover")?.hint ?? "", /--source-lost/);
+  assert.equal(refusalOf(reseeding, "failover", { sourceLost: true }), undefined);
 });
 
 test("after a failover: an undo needs its source, ends with a commit, and is the only way on when it was not finished", () => {
@@ -156,6 +175,10 @@ test("phases follow the picture, and an impossible event is a bug", () => {
     ["changing-point", "failed-over", "undoing", "failed-over", "undoing", "protected"],
   );
   assert.equal(nextPhase("failed-over", "commit"), "committed");
+  assert.equal(nextPhase("committed", "turned"), "reseeding");
+  assert.equal(nextPhase("reseeding", "reseeded"), "protected");
+  assert.equal(nextPhase("undoing", "undone", "reseeding"), "reseeding");
+  assert.equal(nextPhase(nextPhase("reseeding", "failover"), "failover-undone", "reseeding"), "reseeding");
   assert.throws(() => nextPhase("committed", "undo"), RangeError);
   assert.throws(() => nextPhase("unprotected", "booted"), RangeError);
   assert.throws(() => nextPhase("failed-over", "seeded"), RangeError);

@@ -30,17 +30,29 @@ export interface FailRule {
   readonly fault: Fault;
 }
 
-interface World {
+/** What one site's store and master target have of the group. */
+interface Store {
   claims: { activeSite: string; branch: string; epoch: number; operations: Record<string, number> };
   prepared: boolean;
+  disks: readonly { readonly diskId: string; readonly machine: string }[];
   released: boolean;
-  order: ReplicationOrder | undefined;
-  barriers: { barrier: number; cutAtMs: number; branch: string; name?: string }[];
+  /** Whose process server it takes. */
+  sourceSite: string;
+  /** `from`: at which site that was written. */
+  barriers: { barrier: number; cutAtMs: number; branch: string; from: string; name?: string }[];
   /** Where each branch but the first left which other one. */
   forks: Record<string, { parent: string; barrier: number }>;
   syncRemainingBytes: number;
   /** `closed`: by a call, and so not opened again but for who says so. */
   exports: Record<string, { mode: ExportMode; point: string; open: boolean; closed: boolean; discarded: boolean }>;
+}
+
+/** Its own fields are those of the secondary's store. */
+interface World extends Store {
+  /** The newest, as control has it. */
+  order: ReplicationOrder | undefined;
+  /** What each site's process server has been told last. */
+  readonly orders: Record<string, ReplicationOrder>;
   machines: Record<
     string,
     Machine & { readonly disks: readonly MachineDisk[]; readonly network: MachineNetwork; readonly site: string }
@@ -54,6 +66,8 @@ interface World {
 
 export interface FakeSites {
   readonly world: World;
+  /** By site; the secondary's is `world`. */
+  readonly stores: Readonly<Record<string, Store>>;
   /** Every call, in order: `masterTarget.fence`. */
   readonly calls: string[];
   readonly activities: Activities;
@@ -66,6 +80,8 @@ export interface FakeSites {
   loseSource(lost: boolean): void;
   /** The process of this machine dies, or its guest shuts it down. */
   goesOff(machineId: string, how: "told" | "died"): void;
+  /** The same of any site, with its master target. */
+  lose(site: string, lost: boolean): void;
   /** The guest of this name does not shut down when asked. */
   stubborn: Set<string>;
   /** What exists that a clean world would not have: open exports, machines at the target. */
@@ -76,6 +92,25 @@ export const SOURCE = "primary";
 export const TARGET = "secondary";
 export const DISK_BYTES = 64 << 20;
 const FIRST_PORT = 20_000;
+const SITES = [SOURCE, TARGET];
+/** Who has the disks that were made at the secondary. */
+export const AGENT = "localhost-secondary";
+
+const tapUrl = (site: string, diskId: string): string => `nbd+unix:///${diskId}?socket=/tap/${site}`;
+
+function emptyStore(): Store {
+  return {
+    claims: { activeSite: "", branch: "root", epoch: 0, operations: {} },
+    prepared: false,
+    disks: [],
+    released: false,
+    sourceSite: SOURCE,
+    barriers: [],
+    forks: {},
+    syncRemainingBytes: DISK_BYTES,
+    exports: {},
+  };
+}
 
 export function createFakeSites(options: {
   readonly groupId: string;
@@ -83,30 +118,30 @@ export function createFakeSites(options: {
   readonly isOpen?: (workflowId: string, runId: string) => Promise<boolean>;
 }): FakeSites {
   const { groupId, machineNames = ["web"] } = options;
+  const stores: Record<string, Store> = { [SOURCE]: emptyStore() };
   const world: World = {
-    claims: { activeSite: "", branch: "root", epoch: 0, operations: {} },
-    prepared: false,
-    released: false,
+    ...emptyStore(),
     order: undefined,
-    barriers: [],
-    forks: {},
-    syncRemainingBytes: DISK_BYTES,
-    exports: {},
+    orders: {},
     machines: {},
     cuts: {},
     moves: {},
     catalog: new Map(),
   };
+  stores[TARGET] = world;
   const calls: string[] = [];
   const seenOnce = new Set<string>();
   let losingReplies = false;
   const rules: { rule: FailRule; seen: number }[] = [];
-  let sourceLost = false;
+  const lostSites = new Set<string>();
   const stubborn = new Set<string>();
 
   // The source's machines run at the source, as an embedded installation has them.
   for (const name of machineNames)
-    world.machines[`source-${name}`] = machine(`source-${name}`, "source", name, SOURCE, "running");
+    world.machines[`source-${name}`] = {
+      ...machine(`source-${name}`, "source", name, SOURCE, "running"),
+      disks: [{ diskId: `${name}-0`, url: tapUrl(SOURCE, `${name}-0`) }],
+    };
 
   /** Every call passes here. `changes`: it alters the world, so it counts as a step. */
   async function step<T>(method: string, changes: boolean, work: () => T, key = ""): Promise<T> {
@@ -123,24 +158,62 @@ export function createFakeSites(options: {
     return result;
   }
 
-  const replicating = (): boolean =>
-    !sourceLost &&
-    world.order?.state === "active" &&
-    world.prepared &&
-    !world.released &&
-    world.claims.activeSite === SOURCE &&
-    world.order.groupEpoch === world.claims.epoch &&
-    world.order.branch === world.claims.branch;
+  const storeOf = (site: string): Store => {
+    const store = stores[site];
+    if (store === undefined) throw new RangeError(`No site "${site}"`);
+    return store;
+  };
 
-  function cycle(): World["barriers"][number] {
-    world.syncRemainingBytes = Math.max(0, world.syncRemainingBytes - DISK_BYTES / 4);
-    const { branch } = world.claims;
-    const made = { barrier: (world.barriers.at(-1)?.barrier ?? 0) + 1, cutAtMs: Date.now(), branch };
-    if (world.syncRemainingBytes === 0) world.barriers.push(made);
+  const reach = (site: string): void => {
+    if (lostSites.has(site)) throw new Fault("PEER_UNREACHABLE", `Site "${site}" is not connected`);
+  };
+
+  /** The process server of the site that `store` takes has an order for it, under which the store takes what it sends. */
+  const replicating = (site: string): boolean => {
+    const { claims, prepared, released, sourceSite } = storeOf(site);
+    const order = world.orders[sourceSite];
+    return (
+      !lostSites.has(sourceSite) &&
+      order?.state === "active" &&
+      order.target.site === site &&
+      prepared &&
+      !released &&
+      claims.activeSite === sourceSite &&
+      order.groupEpoch === claims.epoch &&
+      order.branch === claims.branch
+    );
+  };
+
+  function cycle(store: Store, from: string): Store["barriers"][number] {
+    store.syncRemainingBytes = Math.max(0, store.syncRemainingBytes - DISK_BYTES / 4);
+    const { branch } = store.claims;
+    const highest = Math.max(0, ...SITES.map((site) => storeOf(site).barriers.at(-1)?.barrier ?? 0));
+    const made = { barrier: highest + 1, cutAtMs: Date.now(), branch, from };
+    if (store.syncRemainingBytes === 0) store.barriers.push(made);
     return made;
   }
 
-  const pointOf = ({ barrier, cutAtMs, name }: World["barriers"][number]): RecoveryPoint => ({
+  /** A new branch from the newest point of the line that is ended, for the operation; again for a repeat. */
+  function beginReturn(store: Store, operationId: string, activeSite: string, atLeastEpoch: number): number {
+    const { claims } = store;
+    const known = claims.operations[operationId];
+    if (known !== undefined) return known;
+    const newest = store.barriers.findLast((one) => isOnLine(store, one, claims.branch));
+    const first = claims.epoch === 0;
+    claims.epoch = Math.max(claims.epoch, atLeastEpoch) + 1;
+    claims.operations[operationId] = claims.epoch;
+    claims.activeSite = activeSite;
+    if (!first && newest !== undefined) {
+      const branch = `r-${operationId}`;
+      store.forks[branch] = { parent: newest.branch, barrier: newest.barrier };
+      claims.branch = branch;
+    }
+    store.sourceSite = activeSite;
+    store.syncRemainingBytes = DISK_BYTES;
+    return claims.epoch;
+  }
+
+  const pointOf = ({ barrier, cutAtMs, name }: Store["barriers"][number]): RecoveryPoint => ({
     id: `${String(cutAtMs).padStart(13, "0")}-${barrier.toString(16).padStart(16, "0")}`,
     groupId,
     barrier,
@@ -153,30 +226,31 @@ export function createFakeSites(options: {
     members: [],
   });
 
-  function isOnLine({ branch, barrier }: World["barriers"][number], line: string): boolean {
+  function isOnLine({ forks }: Store, { branch, barrier }: Store["barriers"][number], line: string): boolean {
     let last = Number.POSITIVE_INFINITY;
     for (let at: string | undefined = line; at !== undefined;) {
       if (branch === at) return barrier <= last;
-      const fork: { parent: string; barrier: number } | undefined = world.forks[at];
+      const fork: { parent: string; barrier: number } | undefined = forks[at];
       last = Math.min(last, fork?.barrier ?? 0);
       at = fork?.parent;
     }
     return false;
   }
 
-  const progress = (): GroupProgress => {
-    const newest = world.barriers.at(-1);
+  const progress = (store: Store): GroupProgress => {
+    const newest = store.barriers.at(-1);
     return {
       groupId,
-      state: world.claims.activeSite !== SOURCE ? "fenced" : world.syncRemainingBytes > 0 ? "seeding" : "live",
-      connected: !sourceLost,
+      state:
+        store.claims.activeSite !== store.sourceSite ? "fenced" : store.syncRemainingBytes > 0 ? "seeding" : "live",
+      connected: !lostSites.has(store.sourceSite),
       disks: machineNames.map((name) => ({
         diskId: `${name}-0`,
         sizeBytes: DISK_BYTES,
-        epoch: world.claims.epoch,
+        epoch: store.claims.epoch,
         seq: newest?.barrier ?? 0,
         cycle: newest?.barrier ?? 0,
-        syncRemainingBytes: world.syncRemainingBytes,
+        syncRemainingBytes: store.syncRemainingBytes,
         syncTotalBytes: DISK_BYTES,
       })),
       currentAsOfMs: newest?.cutAtMs ?? 0,
@@ -193,18 +267,18 @@ export function createFakeSites(options: {
     };
   };
 
-  const exportOf = (operationId: string): ExportStatus => {
-    const found = world.exports[operationId];
+  const exportOf = (store: Store, operationId: string): ExportStatus => {
+    const found = store.exports[operationId];
     if (found === undefined || !found.open) throw new Fault("NOT_FOUND", `No export "${operationId}"`);
     return {
       operationId,
       groupId,
       pointId: found.point,
       mode: found.mode,
-      disks: machineNames.map((name) => ({
-        diskId: `${name}-0`,
-        machine: name,
-        url: `nbd+unix:///${name}-0?socket=/fake/${operationId}`,
+      disks: store.disks.map(({ diskId, machine }) => ({
+        diskId,
+        machine,
+        url: `nbd+unix:///${diskId}?socket=/fake/${operationId}`,
         sizeBytes: DISK_BYTES,
         bootIndex: 0,
       })),
@@ -216,101 +290,122 @@ export function createFakeSites(options: {
     };
   };
 
-  const masterTarget: MasterTarget = {
+  const masterTargetOf = (site: string): MasterTarget => masterTarget(site, storeOf(site));
+
+  const masterTarget = (site: string, store: Store): MasterTarget => ({
     probeStore: async () =>
-      await step("masterTarget.probeStore", true, () => ({
-        storeId: "fake",
-        checkedAtMs: Date.now(),
-        endpoint: "memory",
-      })),
-    prepareGroup: async ({ sourceSite }) =>
-      await step("masterTarget.prepareGroup", true, () => {
-        if (!world.prepared && world.claims.epoch === 0)
-          world.claims = { activeSite: sourceSite, branch: "root", epoch: 1, operations: {} };
-        world.prepared = true;
-        world.released = false;
-        return { host: "127.0.0.1", port: 4000, branch: world.claims.branch, groupEpoch: world.claims.epoch };
+      await step("masterTarget.probeStore", true, () => {
+        reach(site);
+        return { storeId: `fake-${site}`, checkedAtMs: Date.now(), endpoint: "memory" };
       }),
-    turn: async () => {
-      throw new RangeError("not yet");
-    },
+    prepareGroup: async ({ operationId, sourceSite, atLeastEpoch, disks }) =>
+      await step("masterTarget.prepareGroup", true, () => {
+        reach(site);
+        if (atLeastEpoch !== undefined) {
+          const known = store.claims.operations[operationId] !== undefined;
+          beginReturn(store, operationId, sourceSite, atLeastEpoch);
+          if (!known) store.released = false;
+        } else {
+          if (!store.prepared && store.claims.epoch === 0)
+            store.claims = { activeSite: sourceSite, branch: "root", epoch: 1, operations: { [operationId]: 1 } };
+          store.released = false;
+        }
+        store.prepared = true;
+        store.disks = disks;
+        return { host: "127.0.0.1", port: 4000, branch: store.claims.branch, groupEpoch: store.claims.epoch };
+      }),
+    turn: async ({ operationId, activeSite, atLeastEpoch }) =>
+      await step("masterTarget.turn", true, () => {
+        reach(site);
+        const fork = (): number | undefined => store.forks[`r-${operationId}`]?.barrier;
+        const groupEpoch = beginReturn(store, operationId, activeSite, atLeastEpoch);
+        const newest = store.barriers.find((one) => one.barrier === fork());
+        const newestPoint = newest === undefined ? undefined : pointOf(newest);
+        return { branch: store.claims.branch, groupEpoch, host: "127.0.0.1", port: 4000, newestPoint };
+      }),
     observeGroup: async ({ cursor, waitMs }) => {
-      if (!world.prepared || world.released) throw new Fault("NOT_FOUND", `No group "${groupId}"`);
+      if (!store.prepared || store.released) throw new Fault("NOT_FOUND", `No group "${groupId}"`);
       await new Promise((resolve) => setTimeout(resolve, Math.min(waitMs, 100)));
       return await step("masterTarget.observeGroup", false, () => {
-        if (replicating()) cycle();
-        return { ...progress(), cursor: `${Number(cursor) + 1}` };
+        reach(site);
+        if (replicating(site)) cycle(store, store.sourceSite);
+        return { ...progress(store), cursor: `${Number(cursor) + 1}` };
       });
     },
     listPoints: async ({ branch }) =>
-      await step("masterTarget.listPoints", false, () =>
-        world.barriers
-          .filter((one) => branch === undefined || isOnLine(one, branch))
+      await step("masterTarget.listPoints", false, () => {
+        reach(site);
+        return store.barriers
+          .filter((one) => branch === undefined || isOnLine(store, one, branch))
           .map(pointOf)
-          .reverse(),
-      ),
+          .reverse();
+      }),
     bookmark: async ({ barrier, name }) =>
       await step("masterTarget.bookmark", true, () => {
-        const found = world.barriers.find((one) => one.barrier === barrier);
+        const found = store.barriers.find((one) => one.barrier === barrier);
         if (found === undefined) throw new Fault("POINT_NOT_FOUND", `No barrier ${barrier}`);
-        const taken = world.barriers.find((one) => one.name === name);
+        const taken = store.barriers.find((one) => one.name === name);
         if (taken !== undefined && taken !== found) throw new Fault("REFUSED", `Bookmark "${name}" exists`);
         found.name = name;
         return pointOf(found);
       }),
     fence: async ({ operationId, activeSite, resume }) =>
       await step("masterTarget.fence", true, () => {
-        const known = world.claims.operations[operationId];
+        const known = store.claims.operations[operationId];
         if (known === undefined) {
-          world.claims.epoch += 1;
-          world.claims.operations[operationId] = world.claims.epoch;
-          world.claims.activeSite = activeSite;
-          world.claims.branch = resume ?? world.claims.branch;
+          store.claims.epoch += 1;
+          store.claims.operations[operationId] = store.claims.epoch;
+          store.claims.activeSite = activeSite;
+          store.claims.branch = resume ?? store.claims.branch;
         }
-        const newest = world.barriers.at(-1);
+        const newest = store.barriers.at(-1);
         return {
-          groupEpoch: world.claims.operations[operationId]!,
+          groupEpoch: store.claims.operations[operationId]!,
           newestPoint: newest === undefined ? undefined : pointOf(newest),
         };
       }),
     openExport: async ({ operationId, point, mode, reopen }) =>
       await step("masterTarget.openExport", true, () => {
-        const known = world.exports[operationId];
+        const known = store.exports[operationId];
         const branch = `branch-${operationId}`;
         if (known?.closed === true && (reopen === undefined || known.discarded))
           throw new Fault("REFUSED", `The export "${operationId}" was closed`);
-        if (mode === "read-write" && world.claims.activeSite !== TARGET)
+        if (mode === "read-write" && store.claims.activeSite !== site)
           throw new Fault(known === undefined ? "REFUSED" : "FENCED", "The group is active elsewhere");
-        world.exports[operationId] = { mode, point, open: true, closed: false, discarded: false };
+        store.exports[operationId] = { mode, point, open: true, closed: false, discarded: false };
         // As the real store has it: the replica's writes go to a branch of their own, and a fence ends whatever branch is current.
         if (mode === "read-write") {
-          const from = world.barriers.find((one) => pointOf(one).id === point);
-          world.forks[branch] ??= { parent: from?.branch ?? "root", barrier: from?.barrier ?? 0 };
-          world.claims.branch = branch;
+          const from = store.barriers.find((one) => pointOf(one).id === point);
+          store.forks[branch] ??= { parent: from?.branch ?? "root", barrier: from?.barrier ?? 0 };
+          store.claims.branch = branch;
         }
-        return exportOf(operationId);
+        return exportOf(store, operationId);
       }),
     exportStatus: async ({ operationId }) =>
-      await step("masterTarget.exportStatus", false, () => exportOf(operationId)),
+      await step("masterTarget.exportStatus", false, () => {
+        reach(site);
+        return exportOf(store, operationId);
+      }),
     closeExport: async ({ operationId, discard }) =>
       await step("masterTarget.closeExport", true, () => {
-        const found = world.exports[operationId];
+        const found = store.exports[operationId];
         if (found === undefined) throw new Fault("NOT_FOUND", `No export "${operationId}"`);
         const user = Object.values(world.machines).find(
           (one) => one.power !== "off" && one.disks.some((disk) => disk.url.endsWith(`/fake/${operationId}`)),
         );
         if (user !== undefined) throw new RangeError(`Export "${operationId}" is closed under machine "${user.id}"`);
         // What the machines wrote last: a point of their branch, though nobody may write it any more once the group has moved.
-        if (found.mode === "read-write" && !found.closed && world.claims.branch === `branch-${operationId}`) cycle();
+        if (found.mode === "read-write" && !found.closed && store.claims.branch === `branch-${operationId}`)
+          cycle(store, site);
         found.open = false;
         found.closed = true;
         found.discarded ||= discard;
       }),
     listExports: async () =>
       await step("masterTarget.listExports", false, () =>
-        Object.keys(world.exports)
-          .filter((id) => world.exports[id]!.open)
-          .map(exportOf),
+        Object.keys(store.exports)
+          .filter((id) => store.exports[id]!.open)
+          .map((id) => exportOf(store, id)),
       ),
     recordGroup: async ({ revision, record }) =>
       await step("masterTarget.recordGroup", false, () => {
@@ -325,62 +420,70 @@ export function createFakeSites(options: {
     },
     releaseGroup: async () =>
       await step("masterTarget.releaseGroup", true, () => {
-        world.released = true;
+        reach(site);
+        store.released = true;
       }),
-  };
+  });
 
-  const here = (): void => {
-    if (sourceLost) throw new Fault("PEER_UNREACHABLE", `Site "${SOURCE}" is not connected`);
-  };
-
-  const processServer: ProcessServer = {
+  const processServer = (site: string): ProcessServer => ({
     putOrder: async () => {
       throw new RangeError("Orders go through control");
     },
     inspectDisks: async ({ sources }) =>
       await step("processServer.inspectDisks", true, () => {
-        here();
+        reach(site);
         return sources.map((source) => ({ source, sizeBytes: DISK_BYTES, sectorBytes: 512 }));
       }),
     groupState: async () =>
       await step("processServer.groupState", false, () => {
-        here();
+        reach(site);
         return {
           groupId,
-          orderVersion: world.order?.version ?? 0,
+          orderVersion: world.orders[site]?.version ?? 0,
           state: "live" as const,
-          disks: machineNames.map((name) => ({
-            diskId: `${name}-0`,
-            source: `tap:/${name}.img`,
-            sizeBytes: DISK_BYTES,
-            sectorBytes: 512,
-            tapUrl: `nbd+unix:///${name}?socket=/tap`,
-            unsyncedBytes: 0,
-            dirtyBytes: 0,
-            writtenBytes: 0,
-            holdMsMax: 0,
-            sweepReason: "",
-          })),
+          disks: (world.orders[site]?.members ?? []).flatMap(({ disks }) =>
+            disks.map(({ diskId, source }) => ({
+              diskId,
+              source,
+              sizeBytes: DISK_BYTES,
+              sectorBytes: 512,
+              tapUrl: tapUrl(site, diskId),
+              clients: Object.values(world.machines).filter(
+                (one) =>
+                  one.site === site &&
+                  one.power !== "off" &&
+                  one.disks.some((disk) => disk.url === tapUrl(site, diskId)),
+              ).length,
+              unsyncedBytes: 0,
+              dirtyBytes: 0,
+              writtenBytes: 0,
+              holdMsMax: 0,
+              sweepReason: "",
+            })),
+          ),
           spoolBytes: 0,
           lastCutAtMs: 0,
         };
       }),
     cutNow: async ({ operationId }) =>
       await step("processServer.cutNow", true, () => {
-        here();
-        if (!replicating()) throw new Fault("SOURCE_UNREACHABLE", "Nothing is replicated");
-        world.cuts[operationId] ??= cycle();
+        reach(site);
+        const target = world.orders[site]?.target.site ?? "";
+        if (target === "" || !replicating(target)) throw new Fault("SOURCE_UNREACHABLE", "Nothing is replicated");
+        world.cuts[operationId] ??= cycle(storeOf(target), site);
         return world.cuts[operationId];
       }),
-    listAgents: async () => await step("processServer.listAgents", false, () => []),
-  };
+    listAgents: async () =>
+      await step("processServer.listAgents", false, () => {
+        reach(site);
+        const names = site === TARGET ? [AGENT] : machineNames;
+        return names.map((machine) => ({ machine, connected: true, bootId: "", disks: [] }));
+      }),
+  });
 
   const hypervisor = (site: string): Hypervisor => {
-    const reach = (): void => {
-      if (site === SOURCE) here();
-    };
     const found = (machineId: string) => {
-      reach();
+      reach(site);
       const one = world.machines[machineId];
       if (one === undefined || one.site !== site) throw new Fault("NOT_FOUND", `No machine "${machineId}"`);
       return one;
@@ -397,14 +500,18 @@ export function createFakeSites(options: {
       });
     };
     const assertMayRun = ({ id, disks, network }: World["machines"][string]): void => {
-      const closed = Object.keys(world.exports).find(
-        (one) => !world.exports[one]!.open && disks.some((disk) => disk.url.endsWith(`/fake/${one}`)),
+      const { exports } = storeOf(site);
+      const closed = Object.keys(exports).find(
+        (one) => !exports[one]!.open && disks.some((disk) => disk.url.endsWith(`/fake/${one}`)),
       );
       if (closed !== undefined)
         throw new RangeError(`Machine "${id}" is started on export "${closed}", which is closed`);
       const isolated = network.mode === "isolated";
-      if (!isolated && world.claims.activeSite !== site)
-        throw new RangeError(`Machine "${id}" is started at "${site}" while "${world.claims.activeSite}" is active`);
+      // On an export its own store says whether it may; on taps the one that it is replicated to.
+      const isExported = disks.some((disk) => disk.url.includes("/fake/"));
+      const says = storeOf(isExported ? site : SITES.find((one) => one !== site)!).claims;
+      if (!isolated && says.activeSite !== site)
+        throw new RangeError(`Machine "${id}" is started at "${site}" while "${says.activeSite}" is active`);
     };
     return {
       kind: "fake",
@@ -413,7 +520,7 @@ export function createFakeSites(options: {
           "hypervisor.createMachine",
           true,
           () => {
-            reach();
+            reach(site);
             const id = `${operationId}-${name}`;
             world.machines[id] ??= {
               ...machine(id, operationId, name, site, "off", config),
@@ -444,7 +551,7 @@ export function createFakeSites(options: {
       inspect: async (machineId) => await step("hypervisor.inspect", false, () => found(machineId)),
       list: async (filter) =>
         await step("hypervisor.list", false, () => {
-          reach();
+          reach(site);
           return Object.values(world.machines).filter(
             (one) => one.site === site && (filter?.operationId === undefined || one.operationId === filter.operationId),
           );
@@ -474,7 +581,7 @@ export function createFakeSites(options: {
           "hypervisor.destroy",
           true,
           () => {
-            reach();
+            reach(site);
             delete world.machines[machineId];
           },
           machineId,
@@ -483,11 +590,8 @@ export function createFakeSites(options: {
   };
 
   const dependencies: ActivityDependencies = {
-    masterTarget: (site) => {
-      if (site !== TARGET) throw new RangeError(`No store of group at "${site}"`);
-      return masterTarget;
-    },
-    processServer: () => processServer,
+    masterTarget: masterTargetOf,
+    processServer,
     hypervisor,
     orders: {
       put: async (_groupId, order) =>
@@ -499,7 +603,9 @@ export function createFakeSites(options: {
             if (world.order !== undefined && !same && order.version <= world.order.version)
               throw new Fault("REFUSED", `Expected a version above ${world.order.version}, got ${order.version}`);
             world.order = order;
-            return { version: order.version, delivered: !sourceLost };
+            const delivered = !lostSites.has(order.sourceSite);
+            if (delivered) world.orders[order.sourceSite] = order;
+            return { version: order.version, delivered };
           },
           `${order.version}`,
         ),
@@ -509,8 +615,16 @@ export function createFakeSites(options: {
     clock: systemClock,
   };
 
+  /** One that comes back hears what control has for it. */
+  function lose(site: string, lost: boolean): void {
+    if (lost) lostSites.add(site);
+    else lostSites.delete(site);
+    if (!lost && world.order?.sourceSite === site) world.orders[site] = world.order;
+  }
+
   return {
     world,
+    stores,
     calls,
     activities: createActivities(dependencies),
     dependencies,
@@ -519,17 +633,18 @@ export function createFakeSites(options: {
       losingReplies = true;
       seenOnce.clear();
     },
-    loseSource: (lost) => {
-      sourceLost = lost;
-    },
     goesOff: (machineId, how) => {
       const one = world.machines[machineId];
       if (one === undefined) throw new RangeError(`No machine "${machineId}"`);
       world.machines[machineId] = { ...one, power: "off", wentOff: how };
     },
+    loseSource: (lost) => lose(SOURCE, lost),
+    lose,
     stubborn,
     leftovers: () => [
-      ...Object.entries(world.exports).flatMap(([id, one]) => (one.open ? [`export ${id}`] : [])),
+      ...SITES.flatMap((site) =>
+        Object.entries(storeOf(site).exports).flatMap(([id, one]) => (one.open ? [`export ${id}`] : [])),
+      ),
       ...Object.values(world.machines).flatMap((one) => (one.site === TARGET ? [`machine ${one.id}`] : [])),
     ],
   };

@@ -64,7 +64,7 @@ export async function openHarness(): Promise<Harness> {
     get: (_target, name: keyof Activities) => async (input: never) =>
       await (current!.activities[name] as (input: never) => Promise<unknown>)(input),
   });
-  const fleet: Fleet = await temporal.work(activities, [TARGET]);
+  const fleet: Fleet = await temporal.work(activities, [TARGET, SOURCE]);
   fleet.ended.catch((error: unknown) => {
     console.error("a worker failed", error);
     process.exitCode = 1;

@@ -124,7 +124,7 @@ test("the source is gone: an undo is refused, nothing is touched, and a commit e
   const after = await group.state();
   assert.equal(after.phase, "committed");
   assert.equal(after.operations[0]?.kind, "commit");
-  assert.deepEqual(after.allowedOperations, ["unprotect"]);
+  assert.deepEqual(after.allowedOperations, ["reprotect", "unprotect"]);
   const looked = ["masterTarget.exportStatus", "hypervisor.inspect"];
   assert.deepEqual(
     group.sites.calls.slice(calls).filter((call) => !looked.includes(call)),
