@@ -10,7 +10,7 @@ import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import path from "node:path";
 
-const BENCHMARKS: readonly string[] = ["initial-sync", "deltas", "store", "rto", "tap"];
+const BENCHMARKS: readonly string[] = ["initial-sync", "deltas", "store", "rto", "tap", "resync"];
 
 const folder = path.join(import.meta.dirname, "..", "bench");
 const named = process.argv.slice(2).filter((word) => !word.startsWith("-"));

@@ -148,7 +148,7 @@ export function inObject(
     details: { ...fault.details, key, ...frame },
     hint:
       fault.hint ??
-      "Recover an older point, or read the object from another copy of the bucket; a resync of the disk writes these blocks anew.",
+      "Recover an older point, or read the object from another copy of the bucket; blocks that the source writes again are whole from then on.",
     cause: fault,
   });
 }
