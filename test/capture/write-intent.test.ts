@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { isFault } from "#model/fault.ts";
 import { openWriteIntent, REGION_BLOCKS } from "../../src/capture/tap/write-intent.ts";
-import type { IntentIdentity } from "../../src/capture/tap/write-intent.ts";
+import type { IntentIdentity } from "../../src/capture/tap/intent-file.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "leeward-intent-"));
 after(() => rmSync(folder, { recursive: true, force: true }));

@@ -15,20 +15,13 @@ import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { closeSync, openSync } from "node:fs";
 import { rm } from "node:fs/promises";
-import { createServer } from "node:net";
 import path from "node:path";
 import { Fault, isFault } from "#model/fault.ts";
 import type { Clock } from "#ports/clock.ts";
-import type {
-  DiskMove,
-  Hypervisor,
-  HypervisorCapabilities,
-  Machine,
-  MachineDisk,
-  MachineNetwork,
-} from "#ports/hypervisor.ts";
+import type { DiskMove, Hypervisor, HypervisorCapabilities, Machine, MachineDisk } from "#ports/hypervisor.ts";
 import { commandLine, CONSOLE_FILE, OPEN_SECONDS, parseNbdUrl, QEMU_LOG_FILE } from "./command-line.ts";
 import { moveDisk, settlePivot, type MoveRequest, type RunningMachine } from "./disk-move.ts";
+import { pickPorts } from "./host-ports.ts";
 import {
   listRecords,
   machineFolder,
@@ -376,25 +369,6 @@ async function notStarted(record: MachineRecord, folder: string, cause: Error | 
       hint: "Check that its disks are served at the URLs it was given, and that its host ports are free",
     },
   );
-}
-
-/** Host port 0 becomes one that is free now. */
-async function pickPorts(network: MachineNetwork): Promise<MachineNetwork["forwards"]> {
-  return await Promise.all(
-    network.forwards.map(async ({ hostPort, guestPort }) => ({
-      hostPort: hostPort === 0 ? await freePort() : hostPort,
-      guestPort,
-    })),
-  );
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve, reject) => server.once("error", reject).listen(0, "127.0.0.1", resolve));
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  if (address === null || typeof address === "string") throw new RangeError("A listening TCP server has an address");
-  return address.port;
 }
 
 /** In QEMU's own range; the same machine keeps its address. */
