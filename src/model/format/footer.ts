@@ -42,5 +42,9 @@ export function decodeFooter(source: Uint8Array): ContainerFooter {
     throw corrupt("Footer", "it does not begin with the magic number");
   if (crc32c(source.subarray(0, CRC_AT)) !== view.getUint32(CRC_AT, true))
     throw corrupt("Footer", "its CRC32C does not match");
-  return { totalBytes: view.getUint32(4, true), headSha256: source.slice(8, 40), bodySha256: source.slice(40, 72) };
+  return {
+    totalBytes: view.getUint32(4, true),
+    headSha256: new Uint8Array(source.subarray(8, 40)),
+    bodySha256: new Uint8Array(source.subarray(40, 72)),
+  };
 }

@@ -253,7 +253,7 @@ export function decodeHeader(source: Uint8Array): DecodedHeader {
     firstWriteMs: getU48(view, 54),
     cutMs: getU48(view, 60),
     rawCutMs: getU48(view, 66),
-    chain: source.slice(72, 88),
+    chain: copyOf(source, 72, 88),
     diskSizeBytes: getU48(view, 88),
     sectorBytes,
     indexBytes,
@@ -262,11 +262,16 @@ export function decodeHeader(source: Uint8Array): DecodedHeader {
     bodyBytes,
     totalBytes,
     containerId,
-    salt: source.slice(128, 160),
-    indexSalt: source.slice(160, 176),
+    salt: copyOf(source, 128, 160),
+    indexSalt: copyOf(source, 160, 176),
     dataKeyId: toHex(source.subarray(176, 184)),
     writerId: toHex(source.subarray(184, 192)),
   };
+}
+
+/** A Buffer's own `slice` copies nothing, and would keep all that was read of an object in memory for a few bytes of it. */
+function copyOf(source: Uint8Array, from: number, to: number): Uint8Array {
+  return new Uint8Array(source.subarray(from, to));
 }
 
 function isSectorSize(size: number): boolean {
