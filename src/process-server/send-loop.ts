@@ -121,7 +121,9 @@ async function openStream(group: GroupContext): Promise<MoverStream> {
   for (const disk of reportedDisks(group)) {
     // The tap believes that something of this disk is stored.
     if (disk.unsyncedBytes === disk.sizeBytes) continue;
-    if (tails.get(disk.diskId) === 0) resyncs.set(disk.diskId, "the target has nothing of this disk");
+    // A branch that begins from another one has data before its first commit; found the same, a disk may never get one.
+    const inherited = file.memory.branch === order.branch && stream.tails.get(disk.diskId)?.stored === true;
+    if (tails.get(disk.diskId) === 0 && !inherited) resyncs.set(disk.diskId, "the target has nothing of this disk");
     else if (unrelated !== undefined) resyncs.set(disk.diskId, unrelated);
   }
   // One save: tails that say "behind" no more, without the resync that they call for, would be a loss after a crash.
