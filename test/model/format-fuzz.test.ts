@@ -208,7 +208,7 @@ function mutateNumbers(payload: Uint8Array, below: Below): Uint8Array {
     try {
       const value = reader.varint();
       const edge = EDGES[below(EDGES.length)]!;
-      const near = Math.max(0, value + below(5) - 2);
+      const near = Math.min(Number.MAX_SAFE_INTEGER, Math.max(0, value + below(5) - 2));
       writer.varint(below(2) === 0 ? edge : near);
     } catch (error) {
       if (!(error instanceof Fault)) throw error; // No number here: what was read of it is left out.
