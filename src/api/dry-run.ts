@@ -41,12 +41,18 @@ export async function dryRun(dependencies: ApiDependencies, state: GroupState, b
     ...(refusal === undefined ? {} : { refusal }),
     steps: MOVE_STEPS[move === "unprotect" && state.replicaMachines !== undefined ? "unprotect-replica" : move],
     ...(point === undefined ? {} : { point: pointOf(point, nowMs) }),
-    ...(move === "failover" || planned
-      ? { lossMs: planned ? 0 : point === undefined ? null : Math.max(0, nowMs - point.cutAtMs) }
-      : {}),
+    ...(move === "failover" || planned ? { lossMs: planned ? 0 : lossMs(state, live, point, nowMs) } : {}),
     ...(move === "undo" || move === "change-point" ? { setsAside: setsAside(state, live, nowMs) } : {}),
     warnings: warnings(state, live, body),
   };
+}
+
+/** An idle disk makes no points, and loses nothing by that: the newest one holds for as long as the cuts after it found nothing. */
+function lossMs(state: GroupState, live: LiveFacts, point: RecoveryPoint | undefined, nowMs: number): number | null {
+  if (point === undefined) return null;
+  const progress = live.progress ?? state.progress;
+  const asOfMs = progress?.barrier === point.barrier ? progress.currentAsOfMs : 0;
+  return Math.max(0, nowMs - Math.max(point.cutAtMs, asOfMs));
 }
 
 /** The group's own facts, with what its sites say right now. */

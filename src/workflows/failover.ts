@@ -106,10 +106,9 @@ async function runFailover(
           { hint: "Look at the master target's log; the source is powered on again" },
         );
       }
-      const lost =
-        input.mode === "planned" ? "nothing" : `what was written in the ${duration(now() - chosen.cutAtMs)} since`;
+      const lost = input.mode === "planned" ? "nothing is lost" : "what was written after that cut is lost";
       note(
-        `cut at ${timestamp(chosen.cutAtMs)}, ${chosen.consistency}-consistent, barrier ${chosen.barrier} of ${fenced.newest ?? "none"}; lost is ${lost}`,
+        `cut at ${timestamp(chosen.cutAtMs)}, ${duration(now() - chosen.cutAtMs)} ago, ${chosen.consistency}-consistent, barrier ${chosen.barrier} of ${fenced.newest ?? "none"}; ${lost}`,
       );
       run.set({ pointId: chosen.id, pointCutAtMs: chosen.cutAtMs });
       return chosen;
