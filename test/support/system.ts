@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { execFile, spawn, type ChildProcess } from "node:child_process";
 import { createWriteStream, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import type { Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -49,12 +50,14 @@ export function runLeeward(args: readonly string[]): Promise<Answer> {
 export async function startSystem(t: TestContext): Promise<System> {
   const folder = mkdtempSync(join(tmpdir(), "lw-"));
   const state = join(folder, "state");
+  const dismissReaper = startReaper(state, folder);
   t.after(async () => {
     const stuck = await whatDoesNotReplay(state);
     const down = await runLeeward(["--state", state, "down"]);
     const left = (["primary", "secondary"] as const).flatMap((site) => siteProcessesAlive(siteFolder(state, site)));
     for (const one of left) signal(one, "SIGKILL");
     if (process.env["LEEWARD_KEEP"] === undefined) rmSync(folder, { recursive: true, force: true });
+    dismissReaper();
     if (down.code !== 0 || left.length > 0) throw new Error(`down left ${left.length} processes: ${down.stderr}`);
     if (stuck.length > 0) throw new Error(`Histories that do not replay:\n${stuck.join("\n")}`);
   });
@@ -83,6 +86,18 @@ export async function startSystem(t: TestContext): Promise<System> {
       commandOf(pid).includes(`/main/${name}.`) ? [pid] : [],
     );
   }
+}
+
+/** What ends the system when the test is killed itself: it waits for a word from us, and our death is the end of its input. */
+function startReaper(state: string, folder: string): () => void {
+  const work = 'read -r word || { "$1" "$2" --state "$3" down; rm -rf "$4"; }';
+  const reaper = spawn("sh", ["-c", work, "sh", process.execPath, PROGRAM, state, folder], {
+    detached: true,
+    stdio: ["pipe", "ignore", "ignore"],
+  });
+  reaper.unref();
+  (reaper.stdin as Socket).unref();
+  return () => reaper.stdin.end("done\n");
 }
 
 /** Nothing to say where the site of the control plane does not run. */
