@@ -1,6 +1,6 @@
 /**
  * Copies an export into raw images: `leeward restore`, through the running system. The master target holds the keys, opens and verifies every block;
- * what comes here over its socket is plain and right, or an error (docs/decisions/0018-a-restore-copies-an-export.md).
+ * what comes here over its socket is plain and right, or an error (docs/decisions/0019-a-restore-copies-an-export.md).
  */
 import { writeSync } from "node:fs";
 import { join, resolve } from "node:path";
