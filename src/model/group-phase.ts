@@ -250,8 +250,8 @@ function reason(facts: GroupFacts, operation: GroupOperation, options: MoveOptio
       if (has(CONDITIONS.undoUnfinished)) return unfinished(facts);
       if (has(CONDITIONS.partial)) return undefined;
       if (operation === "skip-member") return { why: "no machine of it is missing" };
-      // What was skipped may be started after all.
-      if (facts.missing === true) return undefined;
+      // What was skipped may be started after all: without it the group cannot be reprotected.
+      if (facts.phase === "committed" && facts.missing === true) return undefined;
       return (facts.replica?.off.length ?? 0) > 0 ? undefined : { why: "no machine of it is missing or off" };
     case "reprotect":
       if (has(CONDITIONS.retrying)) return { why: RETRYING };

@@ -8,6 +8,7 @@
  * - cancellation is TRY_CANCEL: nobody waits for a mover to agree.
  */
 import { ActivityCancellationType, type ActivityOptions, proxyActivities } from "@temporalio/workflow";
+import type { FaultCode } from "#model/fault.ts";
 import type { Activities } from "../activities/contract.ts";
 import { CONTROL_QUEUE, moverQueue, targetQueue } from "./messages.ts";
 
@@ -68,6 +69,8 @@ export interface CallOptions {
   /** Replaces the table's; "until it works" for clean-up that must not give up. */
   readonly budgetMs?: number | "until-it-works";
   readonly attempts?: number;
+  /** Codes of faults that are an answer here, however often one might ask again. */
+  readonly answers?: readonly FaultCode[];
   readonly priority?: number;
 }
 
@@ -96,6 +99,7 @@ export function act<Name extends keyof Activities>(
       backoffCoefficient: 2,
       maximumInterval: budgetMs === undefined ? 30 * SECOND : 5 * SECOND,
       ...(options.attempts === undefined ? {} : { maximumAttempts: options.attempts }),
+      ...(options.answers === undefined ? {} : { nonRetryableErrorTypes: [...options.answers] }),
     },
     priority: { priorityKey: options.priority ?? PRIORITY.watch },
   };
