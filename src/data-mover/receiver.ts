@@ -69,7 +69,13 @@ export async function startReceiver(options: ReceiverOptions): Promise<Receiver>
       groupId,
       setTimeout(() => {
         reports.delete(groupId);
-        if (groups.has(groupId)) options.onProgress(group.progress());
+        // What a group was before it was changed (fenced, say) is not how it is now.
+        void groups.get(groupId)?.opened?.then(
+          (now) => {
+            if (now === group) options.onProgress(group.progress());
+          },
+          () => undefined, // It could not be opened: whoever tried has the error.
+        );
       }, progressEveryMs),
     );
   };
