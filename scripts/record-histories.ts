@@ -1,5 +1,5 @@
 /**
- * Records histories of our workflows on a real Temporal server, for test/histories: `node scripts/record-histories.ts`.
+ * Records histories of our workflows on a real Temporal server, for test/histories: `node scripts/record-histories.ts [SCENE…]`.
  *
  * Do this when a workflow's behaviour was changed on purpose, for new runs only, behind `patched()`: the old files stay, and the new ones
  * get the next number. A history that no longer replays means that running groups would stop.
@@ -48,18 +48,50 @@ const scenes: Readonly<Record<string, (group: TestGroup) => Promise<void>>> = {
     await group.update("testFailoverCleanup", { operationId: "c1", testOperationId: "t1", force: false });
     await group.ended("t1");
   },
+  "way-back": async (group) => {
+    await group.update("bookmark", { operationId: "b1", name: "good" });
+    const noBoot = new Fault("VERIFICATION_FAILED", "No boot device");
+    group.sites.fail({ method: "hypervisor.start", at: 1, times: 1, when: "before", fault: noBoot });
+    await group.update("failover", { ...LOST, sourceLost: false });
+    await group.ended("f1");
+    await group.update("retryMembers", { operationId: "retry" });
+    await group.ended("retry");
+    await group.update("changePoint", { operationId: "change", point: "@good" });
+    await group.ended("change");
+    await group.update("undo", { operationId: "undo" });
+    await group.ended("undo");
+    await group.until("replicating", (state) => state.health.length === 0 && state.progress?.state === "live");
+  },
+  "there-and-home": async (group) => {
+    await group.update("failover", LOST);
+    await group.ended("f1");
+    await group.update("commit", { operationId: "commit" });
+    for (const [id, machine] of Object.entries(group.sites.world.machines))
+      if (machine.operationId === "source") group.sites.world.machines[id] = { ...machine, power: "off" };
+    await group.update("reprotect", { operationId: "out" });
+    await group.ended("out");
+    const back = { mode: "planned", point: "latest", sourceLost: false, failback: true };
+    await group.update("failover", { operationId: "home", ...back });
+    await group.ended("home");
+    await group.update("commit", { operationId: "commit2" });
+    await group.update("reprotect", { operationId: "again" });
+    await group.ended("again");
+    await group.until("home", (state) => state.phase === "protected" && state.health.length === 0);
+  },
   unprotect: async (group) => {
     await group.update("unprotect", { operationId: "u1" });
     await group.until("unprotected", (state) => state.phase === "unprotected");
   },
 };
 
+const wanted = process.argv.slice(2);
 const harness = await openHarness();
 try {
   await mkdir(folder, { recursive: true });
   const number = 1 + Math.max(0, ...(await readdir(folder)).map((name) => Number(/^(\d+)-/.exec(name)?.[1] ?? 0)));
   for (const [name, play] of Object.entries(scenes)) {
-    const group = await harness.world();
+    if (wanted.length > 0 && !wanted.includes(name)) continue;
+    const group = await harness.world({ machineNames: name === "way-back" ? ["web", "db"] : ["web"] });
     await group.protected();
     await play(group);
     await record(harness, group, `${String(number).padStart(3, "0")}-${name}`);
@@ -70,20 +102,12 @@ try {
 
 /** The group and everything it started. A file says which workflow it was: replayed under another id it would fail misleadingly. */
 async function record({ temporal }: Harness, group: TestGroup, name: string): Promise<void> {
-  const ids = [
-    `group/${group.groupId}`,
-    ...["sync/protect-" + group.groupId, "failover/f1", "failover/f1/janitor", "test/t1", "test/t1/janitor"].map(
-      (rest) => `group/${group.groupId}/${rest}`,
-    ),
-  ];
+  const ids: string[] = [];
+  for await (const { workflowId } of temporal.client.workflow.list())
+    if (workflowId === `group/${group.groupId}` || workflowId.startsWith(`group/${group.groupId}/`))
+      ids.push(workflowId);
   for (const workflowId of ids) {
-    const handle = temporal.client.workflow.getHandle(workflowId);
-    let history;
-    try {
-      history = await handle.fetchHistory();
-    } catch {
-      continue; // This scene has no such workflow.
-    }
+    const history = await temporal.client.workflow.getHandle(workflowId).fetchHistory();
     const part = workflowId
       .split("/")
       .slice(2)
