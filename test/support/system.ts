@@ -193,13 +193,11 @@ export function startWriter(
   const script = join(folder, "writer.py");
   writeFileSync(script, WRITER);
   const child = spawn("/usr/bin/python3", [script, ...urls], { stdio: ["pipe", "pipe", "pipe"] });
-  let written = 0;
+  let told = "";
   let complaint = "";
   child.stderr.setEncoding("utf8").on("data", (text: string) => (complaint += text));
-  child.stdout.setEncoding("utf8").on("data", (text: string) => {
-    const numbers = text.trim().split("\n");
-    written = Number(numbers.at(-1) ?? written);
-  });
+  // Looked at as a whole: a chunk may end within a number, or be nothing but the end of a line.
+  child.stdout.setEncoding("utf8").on("data", (text: string) => (told += text));
   // "close" comes after the last of the output, "exit" may come before it.
   const ended = new Promise<void>((resolve) => child.once("close", () => resolve()));
   t.after(() => child.kill("SIGKILL"));
@@ -208,6 +206,7 @@ export function startWriter(
     stop: async () => {
       child.stdin.end();
       await ended;
+      const written = Number(told.trim().split("\n").at(-1));
       if (child.exitCode !== 0 || written < RECORDS_MIN)
         throw new Error(`The writer ended with ${child.exitCode} after ${written} records: ${complaint}`);
       return written;
