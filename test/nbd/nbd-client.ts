@@ -151,7 +151,7 @@ function reader(socket: Socket): (bytes: number) => Promise<Buffer> {
   });
   return async (bytes) => {
     while (buffered < bytes) {
-      if (ended) throw new Error("the stream ended");
+      if (ended) throw new ConnectionLost("the stream ended");
       await new Promise<void>((resolve) => (wake = resolve));
     }
     const whole = chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks);
