@@ -16,6 +16,7 @@ import type {
   RescueListing,
   RescuePoint,
   RestoredDiskView,
+  StoreChoice,
   TransferProgress,
 } from "../cli/rescue-contract.ts";
 import { diskShape } from "../data-mover/disk-shape.ts";
@@ -27,13 +28,7 @@ import type { ExportDisk } from "../master-target/export-record.ts";
 import { exportUrl } from "../master-target/export-supervisor.ts";
 import { runExport } from "../master-target/running-export.ts";
 import { readBootId } from "./mover-setup.ts";
-import {
-  openStoreContext,
-  readHeldKeys,
-  readStoreAccess,
-  type StoreAccess,
-  type StoreOptions,
-} from "./store-access.ts";
+import { openStoreContext, readHeldKeys, readStoreAccess, type StoreAccess } from "./store-access.ts";
 
 export function createRescueCommands(stop: AbortSignal): Pick<RescueCommands, "list" | "export" | "restore"> {
   const log = createLog({ level: "warn", fields: { role: "rescue" } });
@@ -47,7 +42,7 @@ export function createRescueCommands(stop: AbortSignal): Pick<RescueCommands, "l
 }
 
 async function withRescue<Result>(
-  options: StoreOptions,
+  options: StoreChoice,
   stop: AbortSignal,
   log: Log,
   work: (rescue: Rescue, access: StoreAccess) => Promise<Result>,

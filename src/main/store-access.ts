@@ -18,20 +18,9 @@ import { Fault } from "#model/fault.ts";
 import { systemClock } from "../adapters/clock/system-clock.ts";
 import { systemRandom } from "../adapters/random/system-random.ts";
 import { s3ObjectStore, type S3ObjectStore, type S3Settings } from "../adapters/s3/s3-object-store.ts";
+import type { StoreChoice } from "../cli/rescue-contract.ts";
 import type { StoreContext } from "../data-mover/disk-context.ts";
 import { readKeyFile } from "../master-target/key-file.ts";
-
-/** What the command line gives; everything may be left out in favour of the file. */
-export interface StoreOptions {
-  readonly store?: string;
-  readonly endpoint?: string;
-  readonly region?: string;
-  readonly bucket?: string;
-  readonly root?: string;
-  readonly credentials?: string;
-  readonly keys?: string;
-  readonly ca?: string;
-}
 
 export interface StoreAccess {
   readonly settings: S3Settings;
@@ -62,7 +51,7 @@ const NEEDED =
   "Expected endpoint, bucket, credentialsFile, and keysFile for what is sealed; region and root have defaults";
 
 /** Throws CONFIG_INVALID with the first thing that is missing or wrong. */
-export function readStoreAccess(options: StoreOptions): StoreAccess {
+export function readStoreAccess(options: StoreChoice): StoreAccess {
   const given = options.store === undefined ? {} : readStoreFile(options.store);
   const endpoint = options.endpoint ?? given.endpoint;
   const bucket = options.bucket ?? given.bucket;

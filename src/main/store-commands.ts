@@ -1,19 +1,13 @@
 /** Composition root of `leeward store …`: commands that look at a store without any control plane. */
 import { isFault, Fault } from "#model/fault.ts";
 import { systemClock } from "../adapters/clock/system-clock.ts";
-import type { CheckProgress, RescueCommands, StoreFigures, StoreReport } from "../cli/rescue-contract.ts";
+import type { CheckProgress, RescueCommands, StoreChoice, StoreFigures, StoreReport } from "../cli/rescue-contract.ts";
 import type { Finding } from "../data-mover/check-findings.ts";
 import type { CheckedPoint } from "../data-mover/check-group.ts";
 import { checkStore, type StoreCheck } from "../data-mover/store-check.ts";
 import { probeStore } from "../data-mover/store-probe.ts";
 import { createTransferRate } from "../data-mover/transfer-rate.ts";
-import {
-  openStoreContext,
-  readHeldKeys,
-  readStoreAccess,
-  type StoreAccess,
-  type StoreOptions,
-} from "./store-access.ts";
+import { openStoreContext, readHeldKeys, readStoreAccess, type StoreAccess } from "./store-access.ts";
 
 export function createStoreCommands(stop: AbortSignal): Pick<RescueCommands, "probe" | "check" | "stats"> {
   return {
@@ -40,7 +34,7 @@ export function createStoreCommands(stop: AbortSignal): Pick<RescueCommands, "pr
 }
 
 async function look(
-  options: StoreOptions,
+  options: StoreChoice,
   how: {
     readonly stop: AbortSignal;
     readonly readData: number;

@@ -5,6 +5,7 @@
  */
 import { connect, type Socket } from "node:net";
 import { Fault } from "#model/fault.ts";
+import { exactReader } from "./exact-reader.ts";
 import * as nbd from "./protocol.ts";
 
 export interface NbdReader {
@@ -19,7 +20,7 @@ const ANSWER_MS = 60_000;
 /** Throws PEER_UNREACHABLE, EXPORT_FAILED. */
 export async function openNbdReader(socketPath: string, exportName: string): Promise<NbdReader> {
   const socket = connect({ path: socketPath });
-  const take = reader(socket);
+  const take = exactReader(socket);
   const calls = new Map<
     bigint,
     { readonly length: number; readonly offset: number; readonly answer: PromiseWithResolvers<Uint8Array> }
@@ -42,10 +43,11 @@ export async function openNbdReader(socketPath: string, exportName: string): Pro
       const call = calls.get(id);
       if (head.readUInt32BE(0) !== nbd.SIMPLE_REPLY_MAGIC || call === undefined)
         throw failed(`answers what nobody asked`);
-      calls.delete(id);
       const error = head.readUInt32BE(4);
+      // It stays among the calls until all of its answer is there: a server that dies within it is told to whoever waits.
       if (error === 0) call.answer.resolve(await take(call.length));
       else call.answer.reject(failed(`cannot read ${call.length} bytes at ${call.offset} (error ${error})`));
+      calls.delete(id);
     }
   })().catch((error: unknown) => lose(error instanceof Fault ? error : failed("ended")));
 
@@ -112,33 +114,4 @@ async function negotiate(
   } finally {
     clearTimeout(timer);
   }
-}
-
-/** Reads exactly so many bytes; rejects when the stream ends before. */
-function reader(socket: Socket): (bytes: number) => Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  let buffered = 0;
-  let ended = false;
-  let wake: (() => void) | undefined;
-  socket.on("data", (chunk: Buffer) => {
-    chunks.push(chunk);
-    buffered += chunk.length;
-    wake?.();
-  });
-  socket.once("close", () => {
-    ended = true;
-    wake?.();
-  });
-  return async (bytes) => {
-    while (buffered < bytes) {
-      if (ended) throw new Error("the stream ended");
-      await new Promise<void>((resolve) => (wake = resolve));
-    }
-    const whole = chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks);
-    chunks.length = 0;
-    const rest = whole.subarray(bytes);
-    if (rest.length > 0) chunks.push(rest);
-    buffered = rest.length;
-    return whole.subarray(0, bytes);
-  };
 }

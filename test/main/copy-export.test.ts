@@ -1,5 +1,6 @@
 /** `leeward restore`: an export of the running system, copied over its socket into images. */
 import assert from "node:assert/strict";
+import { connect, createServer, type Socket } from "node:net";
 import { mkdtemp, readdir, readFile, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -54,9 +55,11 @@ async function bench(t: TestContext): Promise<Bench> {
 test("An export is copied into images that are what the disks were, sparse, and complete when they have their names", async (t) => {
   const { request, expected, seen } = await bench(t);
   const copied = await copyExport(request);
-  for (const { id, path, sizeBytes } of copied) {
-    assert.ok((await readFile(path)).equals(expected.get(id)!), id);
-    assert.equal(sizeBytes, expected.get(id)!.length);
+  for (const { id, path, sizeBytes, dataBytes } of copied) {
+    const disk = expected.get(id)!;
+    assert.ok((await readFile(path)).equals(disk), id);
+    assert.equal(sizeBytes, disk.length);
+    assert.equal(dataBytes, dataIn(disk), id);
   }
   assert.equal(copied.length, 2);
   assert.ok(seen.length > 1);
@@ -67,6 +70,16 @@ test("An export is copied into images that are what the disks were, sparse, and 
   await copyExport({ ...request, yes: true });
 });
 
+/** Bytes in pieces of 64 KiB that hold anything, as whole blocks. */
+function dataIn(disk: Buffer): number {
+  let bytes = 0;
+  for (let at = 0; at < disk.length; at += 64 << 10) {
+    const piece = disk.subarray(at, at + (64 << 10));
+    if (piece.some((byte) => byte !== 0)) bytes += Math.ceil(piece.length / 4096) * 4096;
+  }
+  return bytes;
+}
+
 test("What the export cannot read is an error, and no image has its name", async (t) => {
   const { request, objects } = await bench(t);
   for (const [key, data] of objects.objects) {
@@ -76,6 +89,43 @@ test("What the export cannot read is an error, and no image has its name", async
   await assert.rejects(copyExport(request), { code: "EXPORT_FAILED" });
   assert.ok(!(await readdir(request.to)).includes("web-system.raw"));
 });
+
+test("A server that dies within an answer is an error at once, not a copy that waits for ever", async (t) => {
+  const { request } = await bench(t);
+  const { socketPath } = await cutAfter(t, new URL(request.disks[0]!.url).searchParams.get("socket")!, 1_000);
+  const disks = request.disks.map((disk) => ({ ...disk, url: exportUrl(disk.diskId, socketPath) }));
+  await assert.rejects(copyExport({ ...request, disks }), { code: "EXPORT_FAILED" });
+  // What is there already is no harm to the one that goes on with the real server.
+  for (const { id, path } of await copyExport(request)) assert.ok((await stat(path)).size > 0, id);
+});
+
+/** A way to the server that breaks when so many bytes of answers have passed: after the handshake, within the first block. */
+async function cutAfter(t: TestContext, to: string, bytes: number): Promise<{ readonly socketPath: string }> {
+  const folder = await mkdtemp(join(tmpdir(), "leeward-cut-"));
+  const sockets: Socket[] = [];
+  const server = createServer((client) => {
+    const upstream = connect(to);
+    sockets.push(client, upstream);
+    for (const socket of [client, upstream]) socket.on("error", () => undefined); // The cut is what is tested.
+    client.pipe(upstream);
+    let passed = 0;
+    upstream.on("data", (chunk: Buffer) => {
+      const part = chunk.subarray(0, bytes - passed);
+      passed += part.length;
+      client.write(part, () => {
+        if (passed >= bytes) client.destroySoon();
+      });
+    });
+  });
+  const socketPath = join(folder, "s.sock");
+  await new Promise<void>((resolve) => server.listen(socketPath, resolve));
+  t.after(async () => {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+    await rm(folder, { recursive: true, force: true });
+  });
+  return { socketPath };
+}
 
 test("An export that is not on this machine is said to be elsewhere", async (t) => {
   const { request } = await bench(t);

@@ -1,6 +1,7 @@
 /** A small NBD client for tests: many requests in flight, simple replies, and nothing that a real client would hide. */
 import { connect } from "node:net";
-import type { NetConnectOpts, Socket } from "node:net";
+import type { NetConnectOpts } from "node:net";
+import { exactReader, StreamEnded as ConnectionLost } from "../../src/nbd/exact-reader.ts";
 
 export interface NbdClient {
   readonly sizeBytes: number;
@@ -25,7 +26,7 @@ export class NbdError extends Error {
   }
 }
 
-export class ConnectionLost extends Error {}
+export { ConnectionLost };
 
 export async function connectNbd(where: NetConnectOpts, exportName: string): Promise<NbdClient> {
   const socket = connect(where);
@@ -35,7 +36,7 @@ export async function connectNbd(where: NetConnectOpts, exportName: string): Pro
     socket.once("error", reject);
   });
   socket.on("error", () => undefined); // `closed` says it.
-  const take = reader(socket);
+  const take = exactReader(socket);
   const greeting = await take(18);
   if (greeting.toString("latin1", 0, 16) !== "NBDMAGICIHAVEOPT") throw new Error("no NBD server");
   const name = Buffer.from(exportName);
@@ -72,10 +73,10 @@ export async function connectNbd(where: NetConnectOpts, exportName: string): Pro
         const head = await take(16);
         const id = Number(head.readBigUInt64BE(8));
         const call = calls.get(id)!;
-        calls.delete(id);
         const error = head.readUInt32BE(4);
         if (error !== 0) call.reject(new NbdError(error));
         else call.resolve(await take(call.length));
+        calls.delete(id);
       }
     } catch {
       lost = true;
@@ -131,34 +132,5 @@ export async function connectNbd(where: NetConnectOpts, exportName: string): Pro
       await closed;
     },
     destroy: () => socket.destroy(),
-  };
-}
-
-/** Reads exactly so many bytes; rejects when the stream ends before. */
-function reader(socket: Socket): (bytes: number) => Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  let buffered = 0;
-  let ended = false;
-  let wake: (() => void) | undefined;
-  socket.on("data", (chunk: Buffer) => {
-    chunks.push(chunk);
-    buffered += chunk.length;
-    wake?.();
-  });
-  socket.once("close", () => {
-    ended = true;
-    wake?.();
-  });
-  return async (bytes) => {
-    while (buffered < bytes) {
-      if (ended) throw new ConnectionLost("the stream ended");
-      await new Promise<void>((resolve) => (wake = resolve));
-    }
-    const whole = chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks);
-    chunks.length = 0;
-    const rest = whole.subarray(bytes);
-    if (rest.length > 0) chunks.push(rest);
-    buffered = rest.length;
-    return whole.subarray(0, bytes);
   };
 }
