@@ -16,7 +16,8 @@ import {
   type Mac,
   type PointRecord,
 } from "#model/format/records.ts";
-import type { CommitFacts, DiskState } from "./check-disk.ts";
+import type { CommitFacts } from "./check-branch.ts";
+import type { DiskState } from "./check-disk.ts";
 import type { Findings } from "./check-findings.ts";
 import type { CheckRecords } from "./check-records.ts";
 import { listNumbers } from "./claims.ts";

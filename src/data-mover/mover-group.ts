@@ -17,11 +17,10 @@
 import type { Comparison } from "#model/comparison.ts";
 import { Fault, isFault } from "#model/fault.ts";
 import { FLAG_POINT_CLEAN, FLAG_SYNC_IN_PROGRESS } from "#model/format/header.ts";
-import type { BarrierRecord } from "#model/format/records.ts";
 import type { Peer } from "#ports/link.ts";
 import type { Log } from "#ports/log.ts";
 import type { GroupProgress } from "#ports/replication.ts";
-import { barrierMember, listBarriers, readBarrier, sameMembers, writeBarrier, type GroupContext } from "./barriers.ts";
+import type { GroupContext } from "./barriers.ts";
 import { NO_COMMIT } from "./branch-reader.ts";
 import type { MoverDisk } from "./mover-disk.ts";
 import type {
@@ -36,7 +35,9 @@ import type {
 import { checkCompareRun, comparedDisks, type ComparedDisks } from "./compared-disks.ts";
 import { progressOf, type ProgressFacts } from "./mover-progress.ts";
 import { settleAll, within } from "./mover-waits.ts";
+import { createNewestBarrier } from "./newest-barrier.ts";
 import { openCycles, type OpenCycles } from "./open-cycles.ts";
+import { asSeenBySource, assertItsSource, type GroupSource } from "./group-source.ts";
 import { createTransferRate } from "./transfer-rate.ts";
 
 export interface MoverGroup {
@@ -56,12 +57,7 @@ export interface MoverGroup {
   progress(): GroupProgress;
 }
 
-export interface MoverGroupSpec {
-  readonly groupId: string;
-  readonly sourceSite: string;
-  /** Whose process server replicated it before. */
-  readonly formerSite?: string;
-}
+export type MoverGroupSpec = GroupSource;
 
 export interface MoverGroupDeps {
   readonly context: GroupContext;
@@ -92,7 +88,7 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
   const { clock } = context;
   const rate = createTransferRate();
   let stream: Stream | undefined;
-  let newestBarrier: BarrierRecord | undefined;
+  const newestBarrier = createNewestBarrier(context, { isOurs: (diskId) => deps.disks.has(diskId) });
   let facts: ProgressFacts = {
     state: "waiting",
     fault: undefined,
@@ -170,8 +166,7 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
     await Promise.all(
       disks.map((disk) => disk.open({ site: spec.sourceSite, branch: request.branch, sourceLife: request.sourceLife })),
     );
-    const barriers = await listBarriers(context);
-    newestBarrier = await newestOf(barriers);
+    const newestNumber = await newestBarrier.look();
     const cycles = openCycles(spec.groupId);
     const next: Stream = {
       id: deps.newStreamId(),
@@ -192,7 +187,7 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
     return {
       streamId: next.id,
       storeId: deps.storeId,
-      barrier: Math.max(barriers.at(-1) ?? 0, ...disks.map((disk) => disk.data.cycle)),
+      barrier: Math.max(newestNumber, ...disks.map((disk) => disk.data.cycle)),
       disks: disks.map(({ diskId, epoch, data }) => ({
         diskId,
         epoch,
@@ -206,14 +201,7 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
   };
 
   const stateNow = (remaining: readonly number[]): GroupProgress["state"] =>
-    !newestBarrier || remaining.some((bytes) => bytes > 0) ? "seeding" : "live";
-
-  const newestOf = async (barriers: readonly number[]): Promise<BarrierRecord | undefined> => {
-    const number = barriers.at(-1);
-    const record = number === undefined ? undefined : await readBarrier(context, number);
-    // Of an earlier protection under the same name, it says nothing about the disks of now.
-    return record?.members.every(({ diskId }) => deps.disks.has(diskId)) === true ? record : undefined;
-  };
+    !newestBarrier.record || remaining.some((bytes) => bytes > 0) ? "seeding" : "live";
 
   const commitCycle = async (own: Stream, request: CycleCommit): Promise<CycleCommitted> => {
     own.ended.signal.throwIfAborted();
@@ -295,7 +283,12 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
       });
     }
 
-    const stands = clean ? await barrierFor(own, { cycle, cutMs, changed: withRecords.length > 0 }) : undefined;
+    const stands = clean
+      ? await newestBarrier.at(
+          { groupId: spec.groupId, groupEpoch: own.request.groupEpoch, branch: own.request.branch, disks: own.disks },
+          { cycle, cutMs, changed: withRecords.length > 0 },
+        )
+      : undefined;
     // Who had records has looked by committing them; of an idle disk, only this says that its site may still speak for it.
     if (stands) {
       const idle = own.disks.filter(({ diskId }) => !withRecords.some(({ disk }) => disk?.diskId === diskId));
@@ -323,40 +316,9 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
     };
   };
 
-  /** The barrier of this cut: the newest one when nothing changed since, else a new one. Undefined when a disk is already past the cycle. */
-  const barrierFor = async (
-    own: Stream,
-    cut: { readonly cycle: number; readonly cutMs: number; readonly changed: boolean },
-  ): Promise<BarrierRecord | undefined> => {
-    if (own.disks.some((disk) => disk.data.cycle > cut.cycle)) return undefined;
-    const members = own.disks.map((disk) => barrierMember(disk.diskId, own.request.branch, disk.data));
-    if (!cut.changed && newestBarrier && sameMembers(newestBarrier.members, members)) return newestBarrier;
-    const record: BarrierRecord = {
-      barrier: cut.cycle,
-      groupId: spec.groupId,
-      groupEpoch: own.request.groupEpoch,
-      cutAtMs: cut.cutMs,
-      consistency: "crash",
-      members,
-    };
-    await writeBarrier(context, record);
-    newestBarrier = record;
-    return record;
-  };
-
   return {
     async open(peer, request) {
-      if (peer.identity.site !== spec.sourceSite || request.sourceSite !== spec.sourceSite) {
-        if (peer.identity.site === spec.formerSite)
-          throw new Fault("FENCED", `Group "${spec.groupId}" is replicated from site "${spec.sourceSite}" now`, {
-            details: { reason: "moved", activeSite: spec.sourceSite },
-            hint: "The group was moved: run `leeward group show` to see where it is active.",
-          });
-        throw new Fault(
-          "PEER_REJECTED",
-          `Group "${spec.groupId}" is replicated from site "${spec.sourceSite}", and "${peer.identity.site}" offers it`,
-        );
-      }
+      assertItsSource(spec, peer, request.sourceSite);
       // Before our turn: a commit of the older stream that waits for records would else keep us waiting.
       const superseded = new Fault("PEER_UNREACHABLE", `A newer stream of group "${spec.groupId}" was opened`);
       end(superseded);
@@ -427,18 +389,9 @@ export function moverGroup(spec: MoverGroupSpec, deps: MoverGroupDeps): MoverGro
         groupId: spec.groupId,
         connected: stream !== undefined,
         disks: [...deps.disks.values()],
-        newestBarrier,
+        newestBarrier: newestBarrier.record,
         syncBytesPerSecond: rate.perSecond(clock.monotonic()),
         nowMs: clock.now(),
       }),
   };
-}
-
-/** A writer of the same site that came later is no reason for the source to stop: it finds the newer mover by dialling again. */
-function asSeenBySource(fault: Fault): Fault {
-  if (fault.code !== "FENCED" || fault.details["reason"] !== "superseded") return fault;
-  return new Fault("PEER_UNREACHABLE", "Another mover of this site has taken over the group", {
-    details: fault.details,
-    cause: fault,
-  });
 }

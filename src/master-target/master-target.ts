@@ -9,27 +9,27 @@
 import { createHmac } from "node:crypto";
 import { Fault, isFault } from "#model/fault.ts";
 import { isName } from "#model/format/fields.ts";
-import { parsePointId, storeNames } from "#model/format/object-names.ts";
+import { storeNames } from "#model/format/object-names.ts";
 import type { Mac } from "#model/format/records.ts";
 import type { Log } from "#ports/log.ts";
 import type { ExportStatus, GroupDisk, MasterTarget } from "#ports/master-target.ts";
 import type { Address } from "#ports/link.ts";
 import type { GroupProgress, RecoveryPoint } from "#ports/replication.ts";
 import { createOnce } from "../data-mover/create-once.ts";
-import { listNumbers } from "../data-mover/claims.ts";
-import { readIfThere, type DiskContext } from "../data-mover/disk-context.ts";
-import { claimBranch, createBranch, createDisk, ROOT } from "../data-mover/disk-moves.ts";
+import { readIfThere } from "../data-mover/disk-context.ts";
+import { createDisk, ROOT } from "../data-mover/disk-moves.ts";
 import type { GroupContext } from "../data-mover/barriers.ts";
 import { claimGroupEpoch, fenceGroup, type FenceGroup } from "../data-mover/group-fence.ts";
 import { beginReturn, prepareReturn } from "../data-mover/group-return.ts";
 import { readStanding } from "../data-mover/catalog.ts";
 import { ensureStoreRecord, type MoverStore } from "../data-mover/mover-store.ts";
-import { bookmark, listPoints, readPoint, type Bookmarks } from "../data-mover/points.ts";
+import { bookmark, listPoints, type Bookmarks } from "../data-mover/points.ts";
 import { tenantMac } from "../data-mover/sealing.ts";
 import { probeStore } from "../data-mover/store-probe.ts";
 import { catalogKeeper } from "./catalog-keeper.ts";
-import { exportBranch, reprotectBranch, socketPath, type ExportRecord } from "./export-record.ts";
-import { exportRecordOf, type ExportSupervisor } from "./export-supervisor.ts";
+import { exportBranches } from "./export-branches.ts";
+import { reprotectBranch } from "./export-record.ts";
+import type { ExportSupervisor } from "./export-supervisor.ts";
 import type { GroupRegister, RegisteredGroup } from "./group-register.ts";
 import type { KeyFile } from "./key-file.ts";
 import type { ProgressBoard } from "./progress-board.ts";
@@ -89,82 +89,7 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
   const mac = async (): Promise<Mac> => tenantMac(keys.tenantKey, await store.storeId());
   const bookmarks = async (): Promise<Bookmarks> => ({ mac: await mac(), log });
 
-  const pointOf = async (group: RegisteredGroup, selector: string): Promise<RecoveryPoint> => {
-    const context = await openGroup(group);
-    if (selector === "latest") {
-      const [newest] = await listPoints(context, { limit: 1, branch: group.branch });
-      if (newest) return newest;
-      throw new Fault("NO_POINT", `Group "${group.groupId}" has no recovery point yet`, {
-        hint: "Wait for the initial sync to end; `leeward group show` has its progress.",
-      });
-    }
-    const parsed = parsePointId(selector);
-    if (!parsed)
-      throw new Fault("POINT_NOT_FOUND", `"${selector}" is no point, expected a point id or "latest"`, {
-        hint: "List the points of the group: `leeward points list`.",
-      });
-    const point = await readPoint(context, parsed.barrier, await bookmarks());
-    if (point.id === selector) return point;
-    throw new Fault("POINT_NOT_FOUND", `Group "${group.groupId}" has no point "${selector}"`, {
-      hint: "List the points of the group: `leeward points list`.",
-    });
-  };
-
-  /** The branch that a read-write export writes: made from the point, and claimed for this site. */
-  const claimExportBranch = async (
-    group: RegisteredGroup,
-    point: RecoveryPoint,
-    { operation, reason }: { readonly operation: string; readonly reason: "failover" | "changed-point" },
-  ): Promise<string> => {
-    if (group.activeSite !== site) {
-      throw new Fault(
-        "REFUSED",
-        `Group "${group.groupId}" is active at site "${group.activeSite}": a writable export would make two of it`,
-        {
-          hint: "Fail the group over first, or open the export as throw-away for a test.",
-        },
-      );
-    }
-    const context = await openGroup(group);
-    const branch = exportBranch(operation);
-    const { groupEpoch } = group;
-    for (const member of point.members) {
-      const parent = { branch: member.branch, seq: member.seq, commitHash: member.commitHash };
-      await createBranch(context.disk(member.diskId), { branch, parent, reason, operation });
-      await assertUnwritten(context.disk(member.diskId), branch);
-    }
-    for (const member of point.members) {
-      await claimBranch(context.disk(member.diskId), { operation, groupEpoch, activeSite: site, branch, holder });
-    }
-    return branch;
-  };
-
-  const makeRecord = async (
-    group: RegisteredGroup,
-    request: Pick<Parameters<MasterTarget["openExport"]>[0], "operationId" | "point" | "mode" | "reason">,
-  ): Promise<ExportRecord> => {
-    const { operationId, mode, reason = "failover" } = request;
-    const point = await pointOf(group, request.point);
-    const branch =
-      mode === "read-write" ? await claimExportBranch(group, point, { operation: operationId, reason }) : undefined;
-    return exportRecordOf({
-      operationId,
-      point,
-      mode,
-      disks: group.disks,
-      socketOf: (index) => socketPath(deps.stateDir, operationId, index),
-      ...(branch === undefined ? {} : { branch, groupEpoch: group.groupEpoch }),
-    });
-  };
-
-  /** The branch of a closed export becomes the active one again, for `operation`; FENCED when a newer move has touched a disk. */
-  const claimAgain = async (group: RegisteredGroup, record: ExportRecord, operation: string): Promise<void> => {
-    const { branch, groupEpoch } = record;
-    if (branch === undefined || groupEpoch === undefined) return;
-    const context = await openGroup(group);
-    for (const { diskId } of record.disks)
-      await claimBranch(context.disk(diskId), { operation, groupEpoch, activeSite: site, branch, holder });
-  };
+  const branches = exportBranches({ site, holder, stateDir: deps.stateDir, openGroup, bookmarks });
 
   /** A master target that has forgotten the group: the store knows where it is active by now, and which branch its source writes. */
   const asItStands = async (group: RegisteredGroup): Promise<RegisteredGroup> => {
@@ -302,10 +227,10 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
       const { operationId } = request;
       const group = register.get(groupId);
       const known = exports.find(operationId);
-      const record = known ?? (await makeRecord(group, { ...request, mode }));
+      const record = known ?? (await branches.make(group, { ...request, mode }));
       if (record.groupId === groupId && record.mode === mode) {
         if (known === undefined || reopen === undefined) return exports.open(record);
-        await claimAgain(group, record, reopen);
+        await branches.claimAgain(group, record, reopen);
         return exports.reopen(operationId);
       }
       throw new Fault(
@@ -375,18 +300,6 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
 function formerly(known: RegisteredGroup | undefined, sourceSite: string): Pick<RegisteredGroup, "formerSite"> {
   const former = known?.sourceSite === sourceSite ? known.formerSite : known?.sourceSite;
   return former === undefined ? {} : { formerSite: former };
-}
-
-/**
- * A branch that has commits was served before, and its overlay went with this master target's state: over the point it began at, an empty overlay would
- * be a state that never was.
- */
-async function assertUnwritten(disk: DiskContext, branch: string): Promise<void> {
-  if ((await listNumbers(disk, disk.names.journal(branch))).length === 0) return;
-  throw new Fault("REFUSED", `The overlay of branch "${branch}" is lost; what was written to it is in the store`, {
-    details: { diskId: disk.diskId, branch },
-    hint: `Go on from the branch's newest point: \`leeward point list\`, then \`leeward change-point GROUP --point ID\`.`,
-  });
 }
 
 /** What is known of a group whose source has not come yet. */

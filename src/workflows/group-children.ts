@@ -13,14 +13,15 @@ import {
   startChild,
   WorkflowIdReusePolicy,
 } from "@temporalio/workflow";
-import { CONDITIONS, nextPhase } from "#model/group-phase.ts";
+import { CONDITIONS } from "#model/group-phase.ts";
+import { nextPhase } from "#model/phase-events.ts";
 import { Fault } from "#model/fault.ts";
 import { PRIORITY } from "./act.ts";
 import { failover } from "./failover.ts";
+import { nextOrder } from "./group-order.ts";
 import {
   expectConnection,
   FAILOVER_CONDITIONS,
-  nextOrder,
   operationOf,
   putOperation,
   setCondition,

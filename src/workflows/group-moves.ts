@@ -6,7 +6,8 @@
  */
 import { ParentClosePolicy, startChild, WorkflowIdReusePolicy } from "@temporalio/workflow";
 import { Fault } from "#model/fault.ts";
-import { CONDITIONS, nextPhase } from "#model/group-phase.ts";
+import { CONDITIONS } from "#model/group-phase.ts";
+import { nextPhase } from "#model/phase-events.ts";
 import { PRIORITY } from "./act.ts";
 import { changePoint } from "./change-point.ts";
 import {

@@ -4,7 +4,7 @@
  * Invariants:
  * - plain JSON with a version; a run that gets a version it does not know stops (a bug in the deployment), it never guesses;
  * - `results` remembers the answers of the last 200 operations: an update id deduplicates within one run only, this does it for ever;
- * - `order.version` only grows; whoever wants to change the order takes the next number synchronously.
+ * - `order.version` only grows; whoever wants to change the order takes the next number synchronously (group-order.ts).
  */
 import {
   allowedOperations,
@@ -14,7 +14,7 @@ import {
   type GroupFacts,
 } from "#model/group-phase.ts";
 import { assessHealth, healthLevel, isConnecting, isRpoBreach, type HealthFacts } from "#model/health.ts";
-import type { ExportStatus, GroupDisk } from "#ports/master-target.ts";
+import type { ExportStatus } from "#ports/master-target.ts";
 import type { GroupProgress, ReplicationOrder } from "#ports/replication.ts";
 import type { FaultJson } from "#model/fault.ts";
 import { RECORD_VERSION } from "./messages.ts";
@@ -237,46 +237,6 @@ export function setCondition(record: GroupRecord, condition: GroupCondition, on:
   record.conditions = on ? [...others, condition] : others;
 }
 
-/** The order as it would be sent now, with the next version; the version is taken at once. */
-export function nextOrder(record: GroupRecord, state: ReplicationOrder["state"]): ReplicationOrder {
-  record.order = { version: record.order.version + 1, state };
-  return currentOrder(record);
-}
-
-export function currentOrder(record: GroupRecord): ReplicationOrder {
-  return {
-    groupId: record.groupId,
-    groupName: record.name,
-    version: record.order.version,
-    state: record.order.state,
-    branch: record.branch,
-    groupEpoch: record.epoch,
-    sourceSite: record.sourceSite,
-    target: { site: record.targetSite, host: record.target.host, port: record.target.port },
-    intervalMs: record.policy.intervalMs,
-    compressAt: record.policy.compressAt,
-    members: orderMembers(record.machines),
-  };
-}
-
-/** One member for each agent, whatever machines its disks are of. */
-export function orderMembers(machines: readonly ProtectedMachine[]): ReplicationOrder["members"] {
-  const agents = [...new Set(machines.map(({ name, agent = name }) => agent))];
-  return agents.map((machine) => ({
-    machine,
-    disks: machines
-      .filter(({ name, agent = name }) => agent === machine)
-      .flatMap(({ disks }) =>
-        disks.map(({ diskId, source, sizeBytes, bootIndex }) => ({
-          diskId,
-          source,
-          ...(source.startsWith("replica:") ? { sizeBytes } : {}),
-          ...(bootIndex === undefined ? {} : { bootIndex }),
-        })),
-      ),
-  }));
-}
-
 export function homeSiteOf(record: GroupRecord): string {
   return record.home?.site ?? record.sourceSite;
 }
@@ -285,18 +245,6 @@ export function homeSiteOf(record: GroupRecord): string {
 export function missingMachines({ machines, replica }: GroupRecord): readonly ProtectedMachine[] {
   if (replica === undefined) return [];
   return machines.filter(({ name }) => !replica.machines.some((one) => one.name === name));
-}
-
-export function groupDisks(record: GroupRecord): readonly GroupDisk[] {
-  return record.machines.flatMap((machine) =>
-    machine.disks.map(({ diskId, sizeBytes, sectorBytes, bootIndex }) => ({
-      diskId,
-      machine: machine.name,
-      sizeBytes,
-      sectorBytes,
-      ...(bootIndex === undefined ? {} : { bootIndex }),
-    })),
-  );
 }
 
 export function takeProgress(record: GroupRecord, progress: GroupProgress, cursor: string, nowMs: number): void {

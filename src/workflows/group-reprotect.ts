@@ -9,14 +9,14 @@
  * - a reprotect that ended without a word is undone by the group, as far as it is known to have come.
  */
 import { getExternalWorkflowHandle, log, startChild } from "@temporalio/workflow";
-import { CONDITIONS, nextPhase } from "#model/group-phase.ts";
+import { CONDITIONS } from "#model/group-phase.ts";
+import { nextPhase } from "#model/phase-events.ts";
 import { act, PRIORITY } from "./act.ts";
 import { childOptions } from "./group-moves.ts";
 import { putOrder } from "./group-protect.ts";
+import { currentOrder, groupDisks } from "./group-order.ts";
 import {
-  currentOrder,
   FAILOVER_CONDITIONS,
-  groupDisks,
   homeSiteOf,
   operationOf,
   putOperation,

@@ -8,24 +8,19 @@
  * - after an await a handler looks again: a failover may have begun.
  */
 import { CancellationScope, defineUpdate, setHandler } from "@temporalio/workflow";
-import {
-  CONDITIONS,
-  nextPhase,
-  refusalOf,
-  type GroupOperation,
-  type MoveOptions,
-  type Refusal,
-} from "#model/group-phase.ts";
+import { CONDITIONS, refusalOf, type GroupOperation, type MoveOptions, type Refusal } from "#model/group-phase.ts";
+import { nextPhase } from "#model/phase-events.ts";
 import { Fault } from "#model/fault.ts";
-import { act, PRIORITY } from "./act.ts";
+import { failoverFault } from "./failover-request.ts";
 import { failureOf, faultOf } from "./failures.ts";
+import { giveBack } from "./give-back.ts";
 import { bookmark } from "./group-bookmark.ts";
 import { beginCleanup, beginFailover, beginTest, childWorkflowId, applyLoss, preemptTest } from "./group-children.ts";
+import { nextOrder } from "./group-order.ts";
 import {
   expectConnection,
   factsOf,
   hasCondition,
-  nextOrder,
   putOperation,
   remember,
   resultOf,
@@ -43,7 +38,7 @@ import {
   setsAside,
   skipMissing,
 } from "./group-moves.ts";
-import { orderAnew, putOrder } from "./group-protect.ts";
+import { putOrder } from "./group-protect.ts";
 import { beginReprotect } from "./group-reprotect.ts";
 import {
   groupWorkflowId,
@@ -363,50 +358,4 @@ async function launch(
 
 function done(record: GroupRecord, request: Operation): OperationDone {
   return remember(record, request.operationId, { operationId: request.operationId, doneAtMs: now() });
-}
-
-function failoverFault(group: Group, request: FailoverRequest): Fault | undefined {
-  if (group.givingBack)
-    return new Fault("REFUSED", "The replica is being given back to its source", {
-      hint: "Repeat the command in a moment",
-    });
-  if (request.mode === "planned" && request.point !== "latest")
-    return new Fault("USAGE", `A planned failover takes the final cut, not point "${request.point}"`, {
-      hint: "Leave out --point, or leave out --planned",
-    });
-  if (request.afterwards !== undefined && !(request.afterwards.afterMs > 0))
-    return new Fault(
-      "USAGE",
-      `Expected some time before the ${request.afterwards.move}, got ${request.afterwards.afterMs} ms`,
-    );
-  if (request.mode === "planned" && request.sourceLost)
-    return new Fault("USAGE", "A planned failover needs its source, a lost one cannot take part", {
-      hint: "Leave out --planned or --source-lost",
-    });
-  return undefined;
-}
-
-/** A failover failed after the fence and nothing runs at the target: the source may go on where it was. */
-async function giveBack(group: Group, request: Operation): Promise<void> {
-  const { record } = group;
-  group.givingBack = true;
-  try {
-    const back = await act(
-      "fence",
-      {
-        site: record.targetSite,
-        groupId: record.groupId,
-        operationId: request.operationId,
-        activeSite: record.sourceSite,
-        resume: record.branch,
-      },
-      { at: record.targetSite, summary: `give the replica back to ${record.sourceSite}`, priority: PRIORITY.failover },
-    );
-    record.epoch = back.groupEpoch;
-    setCondition(record, CONDITIONS.paused, false);
-    await orderAnew(record);
-    setCondition(record, CONDITIONS.sourceFenced, false);
-  } finally {
-    group.givingBack = false;
-  }
 }

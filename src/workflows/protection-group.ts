@@ -37,7 +37,8 @@ import {
   workflowInfo,
   defineQuery,
 } from "@temporalio/workflow";
-import { CONDITIONS, isMoving, nextPhase } from "#model/group-phase.ts";
+import { CONDITIONS, isMoving } from "#model/group-phase.ts";
+import { nextPhase } from "#model/phase-events.ts";
 import { adoptedRecord } from "./adopted-group.ts";
 import { keepInCatalog } from "./group-catalog.ts";
 import { applyEnd, applyLoss, forgetTest } from "./group-children.ts";

@@ -26,7 +26,7 @@ import { act, PRIORITY } from "./act.ts";
 import { failureOfOperation, faultOf } from "./failures.ts";
 import { startGuard, type Guard } from "./guard.ts";
 import { initialSync } from "./initial-sync.ts";
-import { orderMembers } from "./group-record.ts";
+import { orderMembers } from "./group-order.ts";
 import { CONTROL_QUEUE, groupWorkflowId, type OperationState, type ProtectedMachine } from "./messages.ts";
 import { childAttributes, reporter, reportEnd, tellGroup, type Reporter } from "./operation-view.ts";
 import { checkReprotect } from "./reprotect-check.ts";

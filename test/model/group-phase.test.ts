@@ -5,12 +5,11 @@ import {
   allowedOperations,
   CONDITIONS,
   GROUP_OPERATIONS,
-  nextPhase,
   refusalOf,
   type GroupFacts,
   type GroupPhase,
-  type PhaseEvent,
 } from "#model/group-phase.ts";
+import { nextPhase, type PhaseEvent } from "#model/phase-events.ts";
 
 const PHASES: readonly GroupPhase[] = [
   "unprotected",
