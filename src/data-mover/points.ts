@@ -102,7 +102,7 @@ export async function readPoint(group: GroupContext, barrier: number, bookmarks?
   if (record !== undefined && (await pointCheck(group).isThere(record))) return pointOf(record, named);
   throw new Fault("POINT_NOT_FOUND", `Group "${group.groupId}" has no point at barrier ${barrier}`, {
     details: { groupId: group.groupId, barrier },
-    hint: "List the points of the group: `leeward points list`.",
+    hint: "List the points of the group: `leeward point list`.",
   });
 }
 
