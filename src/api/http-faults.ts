@@ -4,6 +4,7 @@ import { FAULTS, type Fault, type FaultCode } from "#model/fault.ts";
 const STATUS: Partial<Record<FaultCode, number>> = {
   USAGE: 400,
   CONFIG_INVALID: 400,
+  PLAN_INVALID: 400,
   PROTOCOL_INVALID: 502,
   CREDENTIALS_REJECTED: 401,
   ENROLMENT_REFUSED: 403,

@@ -1,5 +1,6 @@
 /** What every command is given by the composition root, and the options that every command takes. */
 import type { Command } from "commander";
+import { durationOfText } from "#model/duration-text.ts";
 import { Fault } from "#model/fault.ts";
 import type { AdoptionView, ApiClient } from "../api/contract.ts";
 import { createOutput, type Output } from "./output.ts";
@@ -115,8 +116,8 @@ export function outputOf(command: Command): Output {
 
 /** "90", "90s", "15m", "2h", "500ms" → milliseconds. Throws USAGE. */
 export function parseDuration(text: string): number {
-  const match = /^(\d+(?:\.\d+)?)(ms|s|m|h|d)?$/.exec(text.trim());
-  if (match === null) throw new Fault("USAGE", `Expected a duration such as "90s", "15m" or "2h", got "${text}"`);
-  const factor = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }[match[2] ?? "s"] ?? 1_000;
-  return Math.round(Number(match[1]) * factor);
+  const durationMs = durationOfText(text, "s");
+  if (durationMs === undefined)
+    throw new Fault("USAGE", `Expected a duration such as "90s", "15m" or "2h", got "${text}"`);
+  return durationMs;
 }

@@ -12,6 +12,7 @@ export const FAULTS = {
   // Input and phase
   USAGE: { retryable: false, exit: 2 },
   CONFIG_INVALID: { retryable: false, exit: 2 },
+  PLAN_INVALID: { retryable: false, exit: 2 },
   REFUSED: { retryable: false, exit: 3 },
   NOT_FOUND: { retryable: false, exit: 4 },
   TIMED_OUT: { retryable: true, exit: 5 },
