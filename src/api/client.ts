@@ -131,6 +131,9 @@ export function createApiClient({ url, token, patienceMs = 10_000 }: ApiClientOp
       await send({ method: "DELETE", path: `/v1/exports/${encodeURIComponent(operationId)}` });
     },
     failoverCandidates: () => get("/v1/failover-candidates"),
+    applyPlan: (body) => post("/v1/plans", body),
+    plans: () => get("/v1/plans"),
+    plan: (name, { version } = {}) => get(`/v1/plans/${encodeURIComponent(name)}`, { version }),
     agents: () => get("/v1/machines"),
     enrolmentToken: (body) => post("/v1/machines/tokens", body),
     createMachine: (site, body) => post(`/v1/sites/${encodeURIComponent(site)}/machines`, body),

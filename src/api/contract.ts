@@ -4,6 +4,7 @@
  *
  * Source: docs/surface.md. Add to it, do not break it.
  */
+import type { PlanChange } from "#model/plan/plan-changes.ts";
 import type { Machine, MachineConfig, MachineDisk, MachineNetwork } from "#ports/hypervisor.ts";
 import type { ExportStatus } from "#ports/master-target.ts";
 import type { DiskReport, RecoveryPoint } from "#ports/replication.ts";
@@ -212,6 +213,45 @@ export interface FailoverCandidate {
   readonly commands: readonly string[];
 }
 
+/** A version of a recovery plan, as the store at control's site keeps it. */
+export interface PlanView {
+  readonly name: string;
+  readonly version: number;
+  readonly appliedAt: string;
+  readonly by: string;
+  readonly note?: string;
+  /** The YAML. */
+  readonly source: string;
+  readonly objectives: { readonly rtoMs?: number; readonly rpoMs?: number };
+  /** Boot groups in order, each with its protection groups. */
+  readonly boot: readonly { readonly name: string; readonly groups: readonly string[] }[];
+  readonly versions: readonly number[];
+  /** Since the version before; none for the first. */
+  readonly changes: readonly PlanChange[];
+}
+
+export interface PlanSummary {
+  readonly name: string;
+  readonly version: number;
+  readonly appliedAt: string;
+  readonly by: string;
+  readonly groups: readonly string[];
+  /** Why it could not be run as it stands: a group that is gone, a version that cannot be read. */
+  readonly problem?: string;
+}
+
+export interface ApplyPlanBody {
+  readonly source: string;
+  readonly note?: string;
+  /** Only look whether it would be taken. */
+  readonly dryRun?: boolean;
+}
+
+export interface AppliedPlan extends PlanView {
+  /** False: nothing differs from the newest version, or it was a dry run. */
+  readonly stored: boolean;
+}
+
 export interface AgentView {
   readonly machine: string;
   readonly site: string;
@@ -269,6 +309,11 @@ export interface ApiClient {
   openExport(group: string, body: { readonly point?: string; readonly writable?: boolean }): Promise<ExportStatus>;
   closeExport(operationId: string): Promise<void>;
   failoverCandidates(): Promise<readonly FailoverCandidate[]>;
+  /** Throws PLAN_INVALID. */
+  applyPlan(body: ApplyPlanBody): Promise<AppliedPlan>;
+  plans(): Promise<readonly PlanSummary[]>;
+  /** The newest version, or that one. */
+  plan(name: string, options?: { readonly version?: number }): Promise<PlanView>;
   agents(): Promise<readonly AgentView[]>;
   /** A one-time enrolment token for a role at a site. */
   enrolmentToken(body: {

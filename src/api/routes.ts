@@ -2,9 +2,10 @@
 import { createRoute, z, type OpenAPIHono } from "@hono/zod-openapi";
 import type { Context } from "hono";
 import { answers, bodies, fault, queries } from "./schemas.ts";
+import { addPlanRoutes } from "./plan/plan-routes.ts";
 import type { ApiService } from "./service.ts";
 
-interface Endpoint<Query extends z.ZodObject, Body extends z.ZodObject> {
+export interface Endpoint<Query extends z.ZodObject, Body extends z.ZodObject> {
   readonly method: "get" | "post" | "delete";
   /** With {name} for parameters. */
   readonly path: string;
@@ -270,6 +271,8 @@ export function addRoutes(app: OpenAPIHono, service: ApiService): void {
     answers: answers.operation,
     handle: ({ params, body }) => service.skipOperation(params["operation"]!, body),
   });
+
+  addPlanRoutes(add, service);
 
   add({
     method: get,

@@ -118,6 +118,9 @@ export const bodies = {
     })
     .openapi("NewMachine"),
   shutdown: z.object({ timeoutMs: z.number().int().min(0).max(3_600_000) }).openapi("Shutdown"),
+  plan: z
+    .object({ source: z.string().max(1 << 20), note: text.exactOptional(), dryRun: z.boolean().exactOptional() })
+    .openapi("ApplyPlan"),
   nothing: z.object({}),
 };
 
@@ -206,7 +209,25 @@ const setAside = z.looseObject({
   bytes: count.describe("As last seen; 0 when nothing was"),
 });
 
+const plan = z
+  .looseObject({
+    name: z.string(),
+    version: count,
+    appliedAt: z.string(),
+    by: z.string(),
+    source: z.string(),
+    boot: z.array(z.looseObject({ name: z.string(), groups: z.array(z.string()) })),
+    versions: z.array(count),
+    changes: z.array(z.looseObject({ at: z.string() })),
+  })
+  .openapi("RecoveryPlan");
+
 export const answers = {
+  plan,
+  appliedPlan: plan.extend({ stored: z.boolean() }),
+  plans: z.array(
+    z.looseObject({ name: z.string(), version: count, groups: z.array(z.string()), problem: z.string().optional() }),
+  ),
   dryRun: z
     .looseObject({
       group: z.string(),
@@ -278,5 +299,6 @@ export const queries = {
   wait: z.object({
     wait: z.coerce.number().int().min(0).max(60_000).exactOptional().describe("Milliseconds to wait for its end"),
   }),
+  version: z.object({ version: z.coerce.number().int().min(1).exactOptional() }),
   cleanup: z.object({ force: z.enum(["true", "false"]).exactOptional(), operationId }),
 };

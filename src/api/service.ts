@@ -22,6 +22,7 @@ import { assertNameFree, assertSelectable, pointsOf } from "./group-points.ts";
 import { groupDirectory } from "./group-directory.ts";
 import { viewOf } from "./group-view.ts";
 import { checkGroupName, checkOperationId, newOperationId, type OperationKind } from "./operation-id.ts";
+import { planService } from "./plan/plan-service.ts";
 import { planProtection } from "./protect.ts";
 import { look, lookAtAgents, siteAccess } from "./sites.ts";
 import { statusOf } from "./status.ts";
@@ -266,6 +267,8 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
       }
       throw new Fault("NOT_FOUND", `No export "${operationId}"`, { details: { operationId } });
     },
+
+    ...planService(dependencies, { directory, by }),
 
     failoverCandidates: async () =>
       await Promise.all((await directory.states()).map((state) => failoverCandidate(dependencies, state))),

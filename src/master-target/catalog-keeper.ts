@@ -2,6 +2,7 @@
 import { Fault } from "#model/fault.ts";
 import { decodeSealedKeys, encodeSealedKeys } from "#model/format/control-records.ts";
 import { isName } from "#model/format/fields.ts";
+import { isKeptCollection, KEPT_COLLECTIONS } from "#model/format/kept-record.ts";
 import { storeNames } from "#model/format/object-names.ts";
 import type { Mac } from "#model/format/records.ts";
 import type { CatalogedGroup, MasterTarget } from "#ports/master-target.ts";
@@ -9,8 +10,16 @@ import { readCatalog, readStanding, writeCatalogEntry, type CatalogGroup } from 
 import { listNumbers } from "../data-mover/claims.ts";
 import { createOnce } from "../data-mover/create-once.ts";
 import { readIfThere, readIntact, type StoreContext } from "../data-mover/disk-context.ts";
+import { keepRecord, readKeptRecords } from "../data-mover/kept-records.ts";
 
-type CatalogMethods = Pick<MasterTarget, "recordGroup" | "readCatalog" | "keepControlKeys">;
+type CatalogMethods = Pick<
+  MasterTarget,
+  "recordGroup" | "readCatalog" | "keepRecord" | "readRecords" | "keepControlKeys"
+>;
+
+/** So that an answer fits into one message of a link. */
+const RECORD_BYTES_MAX = 1 << 20;
+const ANSWER_BYTES_MAX = 3 << 20;
 
 export function catalogKeeper(deps: {
   readonly context: StoreContext;
@@ -32,6 +41,32 @@ export function catalogKeeper(deps: {
       const storeId = await deps.storeId();
       const groups = await readCatalog(context, await deps.mac());
       return { storeId, groups: await Promise.all(groups.map((group) => catalogedGroup(context, group))) };
+    },
+
+    async keepRecord({ collection, name, number, record }) {
+      checkSeries(collection, name);
+      if (!Number.isSafeInteger(number) || number < 1)
+        throw new Fault("USAGE", `Expected a number from 1 for a record of "${name}", got ${number}`);
+      const bytes = Buffer.byteLength(JSON.stringify(record));
+      if (bytes > RECORD_BYTES_MAX)
+        throw new Fault("USAGE", `A record of "${name}" has ${bytes} bytes, expected at most ${RECORD_BYTES_MAX}`);
+      await deps.storeId(); // There is a store: it is not made by what is kept in it.
+      const kept = { collection, name, number, writtenAtMs: context.clock.now(), record };
+      return { kept: await keepRecord(context, kept, await deps.mac()) };
+    },
+
+    async readRecords({ collection, name, ...options }) {
+      checkSeries(collection, name ?? "all");
+      const which = { collection, ...(name === undefined ? {} : { name }), ...options };
+      const series = await readKeptRecords(context, await deps.mac(), which);
+      let room = ANSWER_BYTES_MAX;
+      return series.map(({ records, damaged, ...one }) => ({
+        ...one,
+        records: records
+          .map(({ number, writtenAtMs, record }) => ({ number, writtenAtMs, record }))
+          .filter(({ record }) => (room -= Buffer.byteLength(JSON.stringify(record))) > 0),
+        damaged: damaged.map(({ key, fault }) => ({ key, message: fault.message })),
+      }));
     },
 
     async keepControlKeys({ keys }) {
@@ -59,6 +94,14 @@ export function catalogKeeper(deps: {
       return data && decodeSealedKeys(data, key);
     });
   }
+}
+
+function checkSeries(collection: unknown, name: string): void {
+  if (isKeptCollection(collection) && isName(name, 64)) return;
+  throw new Fault(
+    "USAGE",
+    `Expected a series of ${KEPT_COLLECTIONS.join(" or ")}, got "${String(collection)}", "${name}"`,
+  );
 }
 
 export async function catalogedGroup(context: StoreContext, group: CatalogGroup): Promise<CatalogedGroup> {

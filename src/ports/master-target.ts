@@ -4,6 +4,7 @@
  * Every method is idempotent by (groupId, operationId): called twice it finds what it made. All parameters and results are plain
  * JSON. Errors are Faults; those of the store pass through (STORE_…, FENCED, KEY_…).
  */
+import type { KeptCollection } from "#model/format/kept-record.ts";
 import type { JsonObject } from "#model/json.ts";
 import type { GroupProgress, RecoveryPoint } from "./replication.ts";
 
@@ -71,6 +72,16 @@ export interface CatalogedGroup {
   readonly disk?: { readonly branch: string; readonly moving: boolean };
   readonly newest?: { readonly barrier: number; readonly cutAtMs: number };
   /** Newer entries that cannot be read, with why. */
+  readonly damaged: readonly { readonly key: string; readonly message: string }[];
+}
+
+/** Records of one name in a collection of the catalog. */
+export interface KeptSeries {
+  readonly name: string;
+  /** All that are there, lowest first. */
+  readonly numbers: readonly number[];
+  /** Newest first. */
+  readonly records: readonly { readonly number: number; readonly writtenAtMs: number; readonly record: JsonObject }[];
   readonly damaged: readonly { readonly key: string; readonly message: string }[];
 }
 
@@ -190,6 +201,24 @@ export interface MasterTarget {
   readCatalog(
     params: Record<string, never>,
   ): Promise<{ readonly storeId: string; readonly groups: readonly CatalogedGroup[] }>;
+
+  /**
+   * Keep a numbered record of a series in the catalog: create-only. `kept` is false when the number holds something else; a repeat of the same is true.
+   */
+  keepRecord(params: {
+    readonly collection: KeptCollection;
+    readonly name: string;
+    readonly number: number;
+    readonly record: JsonObject;
+  }): Promise<{ readonly kept: boolean }>;
+
+  /** The series of a collection, or the one of that name, each with its `newest` records of a number up to `upTo`. */
+  readRecords(params: {
+    readonly collection: KeptCollection;
+    readonly newest: number;
+    readonly name?: string;
+    readonly upTo?: number;
+  }): Promise<readonly KeptSeries[]>;
 
   /** Keep a sealed copy of control's keys, unless the newest one has the same content. Its number. */
   keepControlKeys(params: { readonly keys: SealedControlKeys }): Promise<{ readonly number: number }>;

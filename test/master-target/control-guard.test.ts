@@ -101,6 +101,9 @@ test("over a link, everything that changes something is checked, reading is not,
     discard: false,
     revision: 1,
     keys: {},
+    collection: "plans",
+    number: 1,
+    newest: 1,
     atLeastEpoch: 1,
     controlTerm: own,
   };
@@ -112,7 +115,7 @@ test("over a link, everything that changes something is checked, reading is not,
       ? name === "hypervisor.createMachine"
         ? { args: [{}], controlTerm: own }
         : args
-      : name === "masterTarget.recordGroup"
+      : name === "masterTarget.recordGroup" || name === "masterTarget.keepRecord"
         ? { ...params, record: {} }
         : params;
     await handler(request as never, new Uint8Array() as never);
@@ -127,6 +130,7 @@ test("over a link, everything that changes something is checked, reading is not,
     "masterTarget.observeGroup",
     "masterTarget.probeStore",
     "masterTarget.readCatalog",
+    "masterTarget.readRecords",
   ]);
   assert.ok(checked.every((value) => value === own));
   assert.equal(JSON.stringify(seen).includes("controlTerm"), false);

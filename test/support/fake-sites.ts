@@ -62,6 +62,8 @@ interface World extends Store {
   moves: Record<string, { url: string; copiedBytes: number }>;
   /** By revision. */
   catalog: Map<number, JsonObject>;
+  /** Kept records, by collection and name, then by number. */
+  kept: Map<string, Map<number, { writtenAtMs: number; record: JsonObject }>>;
 }
 
 export interface FakeSites {
@@ -127,6 +129,7 @@ export function createFakeSites(options: {
     cuts: {},
     moves: {},
     catalog: new Map(),
+    kept: new Map(),
   };
   stores[TARGET] = world;
   const calls: string[] = [];
@@ -411,6 +414,42 @@ export function createFakeSites(options: {
       await step("masterTarget.recordGroup", false, () => {
         world.catalog.set(revision, record);
         return { newest: Math.max(...world.catalog.keys()) };
+      }),
+    keepRecord: async ({ collection, name, number, record }) =>
+      await step(
+        "masterTarget.keepRecord",
+        true,
+        () => {
+          reach(site);
+          const key = `${collection}/${name}`;
+          const series = world.kept.get(key) ?? new Map<number, { writtenAtMs: number; record: JsonObject }>();
+          world.kept.set(key, series);
+          const known = series.get(number);
+          if (known === undefined) series.set(number, { writtenAtMs: Date.now(), record });
+          return { kept: known === undefined || JSON.stringify(known.record) === JSON.stringify(record) };
+        },
+        `${collection}/${name}/${number}`,
+      ),
+    readRecords: async ({ collection, name, newest, upTo = Number.MAX_SAFE_INTEGER }) =>
+      await step("masterTarget.readRecords", false, () => {
+        reach(site);
+        return [...world.kept].flatMap(([key, series]) => {
+          const [kind, found = ""] = key.split("/");
+          if (kind !== collection || (name !== undefined && found !== name)) return [];
+          const numbers = [...series.keys()].sort((a, b) => a - b);
+          const records = numbers
+            .filter((one) => one <= upTo)
+            .toReversed()
+            .slice(0, newest);
+          return [
+            {
+              name: found,
+              numbers,
+              records: records.map((number) => ({ number, ...series.get(number)! })),
+              damaged: [],
+            },
+          ];
+        });
       }),
     readCatalog: async () => {
       throw new RangeError("Nobody rebuilds control here");

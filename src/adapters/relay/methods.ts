@@ -64,6 +64,8 @@ export const MASTER_TARGET_METHODS: Readonly<Record<keyof MasterTarget, RelayMet
   listExports: { fields: {}, bound: quick, reads: true },
   recordGroup: { fields: { groupId: "string", revision: "number", record: "object" }, bound: store },
   readCatalog: { fields: {}, bound: store, reads: true },
+  keepRecord: { fields: { collection: "string", name: "string", number: "number", record: "object" }, bound: store },
+  readRecords: { fields: { collection: "string", newest: "number" }, bound: store, reads: true },
   keepControlKeys: { fields: { keys: "object" }, bound: store },
   releaseGroup: { fields: { groupId: "string", operationId: "string" }, bound: store },
 };

@@ -10,6 +10,7 @@
  */
 import { hex16, parseHex16 } from "../units.ts";
 import { isName } from "./fields.ts";
+import type { KeptCollection } from "./kept-record.ts";
 
 /** Longest id of a group, a key, a collector's object in a name. */
 const MAX_ID_LENGTH = 64;
@@ -50,6 +51,11 @@ export function storeNames(root: string) {
     catalogGroup: (groupId: string) => `${prefix}catalog/groups/${id(groupId, "Group id")}/`,
     catalogEntry: (groupId: string, revision: number) =>
       `${prefix}catalog/groups/${id(groupId, "Group id")}/${hex16(revision)}`,
+    keptCollection: (collection: KeptCollection) => `${prefix}catalog/${collection}/`,
+    keptSeries: (collection: KeptCollection, name: string) =>
+      `${prefix}catalog/${collection}/${id(name, "Name of a series")}/`,
+    keptRecord: (collection: KeptCollection, name: string, number: number) =>
+      `${prefix}catalog/${collection}/${id(name, "Name of a series")}/${hex16(number)}`,
     /** Keys that a probe of the store may create and delete. */
     scratch: `${prefix}scratch/`,
   } as const;
