@@ -10,6 +10,7 @@
 import { join } from "node:path";
 import { Fault, isFault } from "#model/fault.ts";
 import type { Clock } from "#ports/clock.ts";
+import type { DurableFiles } from "#ports/durable-files.ts";
 import type { Address, Link } from "#ports/link.ts";
 import type { Log } from "#ports/log.ts";
 import type { TapClient } from "../capture/tap/tap-client.ts";
@@ -36,6 +37,7 @@ export interface AgentOptions {
   readonly startLane: (target: LaneTarget) => Promise<SweepLane>;
   readonly laneCount: number;
   readonly reportMs?: number;
+  readonly files: DurableFiles;
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -53,7 +55,7 @@ const REDIAL_MS_MAX = 3_000;
 export function startAgent(options: AgentOptions): Agent {
   const { link, machine, stateDir, processServers, clock, log } = options;
   const stop = new AbortController();
-  const disks = createTappedDisks({ book: openDiskBook(join(stateDir, "disks.json")), stateDir, log });
+  const disks = createTappedDisks({ book: openDiskBook(join(stateDir, "disks.json"), options.files), stateDir, log });
   const controlSocket = shortPath(join(stateDir, "taps"), "control.sock");
   let host: TapHost | undefined;
   if (disks.tapConfigs().length > 0) tapHost();

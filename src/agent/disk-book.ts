@@ -2,10 +2,9 @@
  * The list of disks that this agent taps: besides its identity all that it keeps. Written before a disk is tapped for the first time, so
  * that after any crash every disk that a machine may be attached to comes up again.
  */
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs";
-import { dirname } from "node:path";
 import { Fault } from "#model/fault.ts";
 import { readList, readName, readObject, readText } from "#model/json-reader.ts";
+import type { DurableFiles } from "#ports/durable-files.ts";
 
 export interface BookedDisk {
   readonly groupId: string;
@@ -27,28 +26,21 @@ export interface DiskBook {
 }
 
 /** Throws CONFIG_INVALID when the file is not a list of disks: taps that do not come up would stop machines, so nobody guesses. */
-export function openDiskBook(file: string): DiskBook {
-  let disks = readBook(file);
+export function openDiskBook(file: string, files: DurableFiles): DiskBook {
+  let disks = readBook(file, files.readSync(file));
   return {
     get disks() {
       return disks;
     },
     write(next) {
-      mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
-      writeDurably(file, JSON.stringify({ disks: next }, undefined, 2));
+      files.writeSync(file, JSON.stringify({ disks: next }, undefined, 2));
       disks = next;
     },
   };
 }
 
-function readBook(file: string): readonly BookedDisk[] {
-  let text: string;
-  try {
-    text = readFileSync(file, "utf8");
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
-    throw error;
-  }
+function readBook(file: string, text: string | undefined): readonly BookedDisk[] {
+  if (text === undefined) return [];
   try {
     return readList(readObject(JSON.parse(text), "disks"), "disks", (disk) => ({
       groupId: readName(disk, "groupId"),
@@ -63,31 +55,5 @@ function readBook(file: string): readonly BookedDisk[] {
       cause,
       hint: "Restore the file, or remove it and protect the machine again: every disk is then compared with its replica",
     });
-  }
-}
-
-function writeDurably(file: string, text: string): void {
-  const part = `${file}.part`;
-  try {
-    const descriptor = openSync(part, "w", 0o600);
-    try {
-      writeFileSync(descriptor, text); // Unlike one writeSync, all of it or an error.
-      fsyncSync(descriptor);
-    } finally {
-      closeSync(descriptor);
-    }
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ENOSPC") throw error;
-    throw new Fault("DISK_FULL", `No space left to write "${file}"`, {
-      cause: error,
-      hint: "Free space under the agent's state folder; what was protected before stays so",
-    });
-  }
-  renameSync(part, file);
-  const folder = openSync(dirname(file), "r");
-  try {
-    fsyncSync(folder);
-  } finally {
-    closeSync(folder);
   }
 }

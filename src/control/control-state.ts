@@ -9,7 +9,8 @@ import { isUuid } from "#model/format/fields.ts";
 import type { ControlTerm } from "#model/format/control-records.ts";
 import { Fault } from "#model/fault.ts";
 import { readObject, readText, readTexts, readWhole } from "#model/json-reader.ts";
-import { readJsonIfThere, writeDurable } from "./durable-file.ts";
+import { formatStateFile, parseStateFile } from "#model/state-file.ts";
+import type { DurableFiles } from "#ports/durable-files.ts";
 
 /** In the state folder. */
 export const CONTROL_STATE_FILE = "control.json";
@@ -26,17 +27,17 @@ export interface ControlState extends ControlTerm {
   readonly adoption?: Adoption;
 }
 
-export async function ensureControlState(file: string): Promise<ControlState> {
-  const kept = await readControlState(file);
+export async function ensureControlState(file: string, files: DurableFiles): Promise<ControlState> {
+  const kept = await readControlState(file, files);
   if (kept !== undefined) return kept;
   const made = { controlId: randomUUID(), controlEpoch: 1 };
-  await writeControlState(file, made);
+  await writeControlState(file, made, { files });
   return made;
 }
 
 /** Throws CONFIG_INVALID, PROTOCOL_INVALID. */
-export async function readControlState(file: string): Promise<ControlState | undefined> {
-  const json = await readJsonIfThere(file);
+export async function readControlState(file: string, files: DurableFiles): Promise<ControlState | undefined> {
+  const json = parseStateFile({ path: file, text: await files.read(file), hint: "Restore the file from a copy" });
   if (json === undefined) return undefined;
   const fields = readObject(json, "control");
   const controlId = readText(fields, "controlId");
@@ -57,6 +58,10 @@ export async function readControlState(file: string): Promise<ControlState | und
   };
 }
 
-export async function writeControlState(file: string, state: ControlState): Promise<void> {
-  await writeDurable(file, `${JSON.stringify(state, null, 2)}\n`);
+export async function writeControlState(
+  file: string,
+  state: ControlState,
+  { files }: { readonly files: DurableFiles },
+): Promise<void> {
+  await files.write(file, formatStateFile(state));
 }

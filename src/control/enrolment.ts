@@ -10,11 +10,12 @@
 import { createHash } from "node:crypto";
 import { Fault } from "#model/fault.ts";
 import { readChoice, readList, readName, readObject, readText, readWhole } from "#model/json-reader.ts";
+import { formatStateFile, parseStateFile } from "#model/state-file.ts";
 import type { Clock } from "#ports/clock.ts";
+import type { DurableFiles } from "#ports/durable-files.ts";
 import type { PeerIdentity } from "#ports/link.ts";
 import type { Log } from "#ports/log.ts";
 import type { Random } from "#ports/random.ts";
-import { readJsonIfThere, writeDurable } from "./durable-file.ts";
 
 export const TOKEN_LIFE_MS = 3_600_000;
 const ROLES = ["agent", "process-server", "master-target", "control", "worker", "cli"] as const;
@@ -46,6 +47,7 @@ interface Pending {
 
 export async function openEnrolment(options: {
   readonly file: string;
+  readonly files: DurableFiles;
   readonly authority: CertificateAuthority;
   readonly clock: Clock;
   readonly random: Random;
@@ -53,15 +55,17 @@ export async function openEnrolment(options: {
   /** Somebody was certified who was not before. */
   readonly onEnrolled?: () => void;
 }): Promise<Enrolment> {
-  const { file, authority, clock, random, log } = options;
-  const stored = parseBook(await readJsonIfThere(file));
+  const { file, files, authority, clock, random, log } = options;
+  const stored = parseBook(
+    parseStateFile({ path: file, text: await files.read(file), hint: "Restore the file from a copy" }),
+  );
   let pending = stored.pending;
   let enrolled = stored.enrolled;
   let writing: Promise<unknown> = Promise.resolve();
 
   /** One write at a time, each with the newest state. */
   async function save(): Promise<void> {
-    const mine = writing.then(() => writeDurable(file, `${JSON.stringify({ pending, enrolled }, null, 2)}\n`));
+    const mine = writing.then(() => files.write(file, formatStateFile({ pending, enrolled })));
     writing = mine.catch(() => undefined); // The next write does not depend on it; this one's caller hears of it.
     await mine;
   }

@@ -12,11 +12,12 @@ import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { Fault, isFault } from "#model/fault.ts";
 import { readName, readObject, readText, readWhole } from "#model/json-reader.ts";
+import { parseStateFile } from "#model/state-file.ts";
 import type { Clock } from "#ports/clock.ts";
+import type { DurableFiles } from "#ports/durable-files.ts";
 import type { Peer } from "#ports/link.ts";
 import type { Log } from "#ports/log.ts";
 import type { ReplicationOrder, SignedOrder } from "#ports/replication.ts";
-import { readJsonIfThere, writeDurable } from "./durable-file.ts";
 
 const DELIVERY_MS = 5_000;
 const RETRY_MS = 2_000;
@@ -46,13 +47,17 @@ export async function openOrderBook(options: {
   readonly controlEpoch: number;
   /** Why this control may give no orders about groups that are kept at a site. */
   readonly supersededAt?: (site: string) => Fault | undefined;
+  readonly files: DurableFiles;
   readonly clock: Clock;
   readonly log: Log;
 }): Promise<OrderBook> {
-  const { folder, sign, controlEpoch, supersededAt = () => undefined, clock, log } = options;
+  const { folder, sign, controlEpoch, supersededAt = () => undefined, files, clock, log } = options;
   const entries = new Map<string, Entry>();
   for (const name of await filesOf(folder)) {
-    const entry = parseEntry(await readJsonIfThere(join(folder, name)));
+    const path = join(folder, name);
+    const entry = parseEntry(
+      parseStateFile({ path, text: await files.read(path), hint: "Restore the file from a copy" }),
+    );
     entries.set(entry.order.groupId, entry);
   }
   const turns = new Map<string, Promise<unknown>>();
@@ -112,7 +117,7 @@ export async function openOrderBook(options: {
           );
         }
         const made = { order, signed: { order: text, signature: sign(new TextEncoder().encode(text)) } };
-        await writeDurable(join(folder, `${order.groupId}.json`), `${JSON.stringify(made.signed, null, 2)}\n`);
+        await files.write(join(folder, `${order.groupId}.json`), `${JSON.stringify(made.signed, null, 2)}\n`);
         entries.set(order.groupId, made);
         log.info("An order was issued", {
           groupId: order.groupId,

@@ -16,8 +16,8 @@ import {
   type SealedKeysRecord,
 } from "#model/format/control-records.ts";
 import { readObject, readText } from "#model/json-reader.ts";
+import type { DurableFiles } from "#ports/durable-files.ts";
 import type { Random } from "#ports/random.ts";
-import { readIfThere, writeDurable } from "./durable-file.ts";
 
 /** So that a person who finds one knows what it is. */
 const PREFIX = "leeward-recovery-";
@@ -35,12 +35,12 @@ export interface ControlSecrets {
 /** Made when there is none. `made`: nobody has a copy of it yet. Throws KEY_REJECTED when the file holds something else. */
 export async function ensureRecoveryKey(
   file: string,
-  random: Random,
+  { files, random }: { readonly files: DurableFiles; readonly random: Random },
 ): Promise<{ readonly key: Uint8Array; readonly made: boolean }> {
-  const kept = await readIfThere(file);
+  const kept = await files.read(file);
   if (kept !== undefined) return { key: parseRecoveryKey(kept, file), made: false };
   const key = random.bytes(KEY_BYTES);
-  await writeDurable(file, `${formatRecoveryKey(key)}\n`);
+  await files.write(file, `${formatRecoveryKey(key)}\n`);
   return { key, made: true };
 }
 

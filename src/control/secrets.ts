@@ -2,8 +2,8 @@
 import { createPrivateKey, createPublicKey, generateKeyPairSync, sign } from "node:crypto";
 import { join } from "node:path";
 import { Fault } from "#model/fault.ts";
+import type { DurableFiles } from "#ports/durable-files.ts";
 import type { Random } from "#ports/random.ts";
-import { readIfThere, writeDurable } from "./durable-file.ts";
 import { parseBook } from "./enrolment.ts";
 import type { ControlSecrets } from "./recovery-key.ts";
 
@@ -23,21 +23,24 @@ export interface OrderKey {
 }
 
 /** The bearer token of the API. */
-export async function ensureApiToken(stateDir: string, random: Random): Promise<string> {
+export async function ensureApiToken(
+  stateDir: string,
+  { files, random }: { readonly files: DurableFiles; readonly random: Random },
+): Promise<string> {
   const path = join(stateDir, "api-token");
-  const kept = await readIfThere(path);
+  const kept = await files.read(path);
   if (kept !== undefined && kept.trim() !== "") return kept.trim();
   const token = Buffer.from(random.bytes(32)).toString("base64url");
-  await writeDurable(path, `${token}\n`);
+  await files.write(path, `${token}\n`);
   return token;
 }
 
-export async function ensureOrderKey(stateDir: string): Promise<OrderKey> {
+export async function ensureOrderKey(stateDir: string, files: DurableFiles): Promise<OrderKey> {
   const path = join(stateDir, SECRET_FILES.orderKey);
-  let pem = await readIfThere(path);
+  let pem = await files.read(path);
   if (pem === undefined) {
     pem = generateKeyPairSync("ed25519").privateKey.export({ type: "pkcs8", format: "pem" }).toString();
-    await writeDurable(path, pem);
+    await files.write(path, pem);
   }
   const key = createPrivateKey(pem);
   return {
@@ -49,11 +52,17 @@ export async function ensureOrderKey(stateDir: string): Promise<OrderKey> {
 /** The CA's files, made by `create` at the first start. Throws CONFIG_INVALID when only the certificate is left: it must not be replaced silently. */
 export async function ensureAuthorityFiles(
   stateDir: string,
-  create: () => Promise<{ readonly cert: string; readonly key: string }>,
+  {
+    files,
+    create,
+  }: {
+    readonly files: DurableFiles;
+    readonly create: () => Promise<{ readonly cert: string; readonly key: string }>;
+  },
 ): Promise<{ readonly cert: string; readonly key: string }> {
   const certPath = join(stateDir, SECRET_FILES.caCert);
   const keyPath = join(stateDir, SECRET_FILES.caKey);
-  const [cert, key] = await Promise.all([readIfThere(certPath), readIfThere(keyPath)]);
+  const [cert, key] = await Promise.all([files.read(certPath), files.read(keyPath)]);
   if (cert !== undefined && key !== undefined) return { cert, key };
   if (cert !== undefined) {
     throw new Fault("CONFIG_INVALID", `The key of the CA is missing: "${keyPath}"`, {
@@ -62,15 +71,15 @@ export async function ensureAuthorityFiles(
   }
   // A key without its certificate is a first start that was interrupted: nobody has seen it.
   const made = await create();
-  await writeDurable(keyPath, made.key);
-  await writeDurable(certPath, made.cert);
+  await files.write(keyPath, made.key);
+  await files.write(certPath, made.cert);
   return made;
 }
 
 /** As the files have them, all made by now; of the enrolment book without the tokens, which are of no use to another control. */
-export async function readControlSecrets(stateDir: string): Promise<ControlSecrets> {
+export async function readControlSecrets(stateDir: string, files: DurableFiles): Promise<ControlSecrets> {
   const read = async (name: keyof ControlSecrets): Promise<string> =>
-    (await readIfThere(join(stateDir, SECRET_FILES[name]))) ?? "";
+    (await files.read(join(stateDir, SECRET_FILES[name]))) ?? "";
   const [caCert, caKey, orderKey, book] = await Promise.all([
     read("caCert"),
     read("caKey"),
@@ -82,9 +91,13 @@ export async function readControlSecrets(stateDir: string): Promise<ControlSecre
 }
 
 /** Those of another control take the place of what is here. The CA's certificate last: where it is, the others are. */
-export async function writeControlSecrets(stateDir: string, secrets: ControlSecrets): Promise<void> {
+export async function writeControlSecrets(
+  stateDir: string,
+  secrets: ControlSecrets,
+  { files }: { readonly files: DurableFiles },
+): Promise<void> {
   for (const name of ["caKey", "orderKey", "enrolment", "caCert"] as const)
-    await writeDurable(join(stateDir, SECRET_FILES[name]), secrets[name]);
+    await files.write(join(stateDir, SECRET_FILES[name]), secrets[name]);
 }
 
 /** Somebody holds a certificate of this CA. */

@@ -16,18 +16,20 @@ import { randomUUID } from "node:crypto";
 import { join } from "node:path";
 import { Fault } from "#model/fault.ts";
 import type { SealedKeysRecord } from "#model/format/control-records.ts";
+import { createDurableFiles } from "../adapters/file/durable-files.ts";
 import {
   CONTROL_STATE_FILE,
   readControlState,
   writeControlState,
   type ControlState,
 } from "../control/control-state.ts";
-import { readIfThere } from "../control/durable-file.ts";
 import { openControlKeys, parseRecoveryKey, type ControlSecrets } from "../control/recovery-key.ts";
 import { hasEnrolled, readControlSecrets, writeControlSecrets } from "../control/secrets.ts";
 import { claimControl } from "../data-mover/control-claims.ts";
 import type { StoreContext } from "../data-mover/disk-context.ts";
 import { surveyStore, type StoreSurvey, type SurveyedGroup } from "./store-survey.ts";
+
+const files = createDurableFiles({ fullHint: "Free space under control's state folder" });
 
 export interface AdoptRequest {
   readonly context: StoreContext;
@@ -65,7 +67,7 @@ export async function adoptStore(request: AdoptRequest): Promise<AdoptReport> {
   const survey = await surveyStore(context, request.tenantKey);
   const { storeId, claim, groups } = survey;
   const stateFile = join(stateDir, CONTROL_STATE_FILE);
-  const state = await readControlState(stateFile);
+  const state = await readControlState(stateFile, files);
   const { from, secrets } = await chooseKeys(request, survey);
   const already = claim !== undefined && state?.controlId === claim.controlId;
   const term = already
@@ -85,9 +87,9 @@ export async function adoptStore(request: AdoptRequest): Promise<AdoptReport> {
   };
   if (dryRun) return report;
   if (!already) await claimControl(context, { ...term, site });
-  if (secrets !== undefined) await writeControlSecrets(stateDir, secrets);
+  if (secrets !== undefined) await writeControlSecrets(stateDir, secrets, { files });
   const next: ControlState = { ...term, adoption: { storeId, atMs: context.clock.now(), rebuilt: [] } };
-  await writeControlState(stateFile, next); // Last: a control that finds it finds everything.
+  await writeControlState(stateFile, next, { files }); // Last: a control that finds it finds everything.
   return report;
 }
 
@@ -96,7 +98,7 @@ async function chooseKeys(
   { stateDir, recoveryKeyFile, newCa }: AdoptRequest,
   { keys, storeId }: StoreSurvey,
 ): Promise<{ readonly from: AdoptReport["keys"]; readonly secrets?: ControlSecrets }> {
-  const own = await readControlSecrets(stateDir);
+  const own = await readControlSecrets(stateDir, files);
   const inUse = own.caKey !== "" && hasEnrolled(own);
   const unsealed = await unseal(keys, recoveryKeyFile);
   if (inUse) {
@@ -123,6 +125,6 @@ async function unseal(
   recoveryKeyFile: string | undefined,
 ): Promise<ControlSecrets | undefined> {
   if (keys === undefined || recoveryKeyFile === undefined) return undefined;
-  const text = await readIfThere(recoveryKeyFile);
+  const text = await files.read(recoveryKeyFile);
   return text === undefined ? undefined : openControlKeys(keys, parseRecoveryKey(text, recoveryKeyFile));
 }

@@ -5,6 +5,7 @@ import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import { Fault } from "#model/fault.ts";
 import { systemClock } from "../adapters/clock/system-clock.ts";
+import { createDurableFiles } from "../adapters/file/durable-files.ts";
 import { createLog } from "../adapters/log/pino-log.ts";
 import { startAgent } from "../agent/agent.ts";
 import { startLaneThread } from "../agent/lane-threads.ts";
@@ -46,6 +47,9 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
     spawnTap: (tap) => spawnTap(tap, { program: fileURLToPath(sibling("./tap")), folder: config.stateDir }),
     startLane: (target) => startLaneThread(sibling("./agent-lane"), config, target),
     laneCount: config.lanes ?? Math.min(LANES_MAX, availableParallelism()),
+    files: createDurableFiles({
+      fullHint: "Free space under the agent's state folder; what was protected before stays so",
+    }),
     clock: systemClock,
     log,
   });

@@ -7,6 +7,7 @@ import { Fault } from "#model/fault.ts";
 import type { PeerIdentity } from "#ports/link.ts";
 import type { Log } from "#ports/log.ts";
 import { systemClock } from "../adapters/clock/system-clock.ts";
+import { createDurableFiles } from "../adapters/file/durable-files.ts";
 import { createLink } from "../adapters/link/tls-link.ts";
 import { createLog } from "../adapters/log/pino-log.ts";
 import { createAuthorityFiles, createKeyAndRequest, openAuthority } from "../adapters/pki/authority.ts";
@@ -59,23 +60,25 @@ export async function startControl(
 ): Promise<{ readonly apiUrl: string; readonly linkPort: number; close(): Promise<void> }> {
   const { site, stateDir } = config;
   mkdirSync(stateDir, { recursive: true, mode: 0o700 });
+  const files = createDurableFiles({ fullHint: "Free space under control's state folder" });
   const clock = systemClock;
   const random = systemRandom;
   const authorityOptions = { now: clock.now, random };
   const authority = await openAuthority(
-    await ensureAuthorityFiles(stateDir, () => createAuthorityFiles(site, authorityOptions)),
+    await ensureAuthorityFiles(stateDir, { files, create: () => createAuthorityFiles(site, authorityOptions) }),
     authorityOptions,
   );
-  const orderKey = await ensureOrderKey(stateDir);
-  const token = await ensureApiToken(stateDir, random);
+  const orderKey = await ensureOrderKey(stateDir, files);
+  const token = await ensureApiToken(stateDir, { files, random });
   const stateFile = join(stateDir, CONTROL_STATE_FILE);
-  const state = await ensureControlState(stateFile);
+  const state = await ensureControlState(stateFile, files);
   const { adoption, ...term } = state;
   const recoveryKeyFile = config.recoveryKeyFile ?? join(stateDir, "recovery-key");
-  const { key: recoveryKey, made } = await ensureRecoveryKey(recoveryKeyFile, random);
+  const { key: recoveryKey, made } = await ensureRecoveryKey(recoveryKeyFile, { files, random });
   if (made) log.info("Made the recovery key of this control: keep a copy in another place", { recoveryKeyFile });
   const enrolment = await openEnrolment({
     file: join(stateDir, "enrolment.json"),
+    files,
     authority,
     clock,
     random,
@@ -99,13 +102,19 @@ export async function startControl(
     sign: orderKey.sign,
     controlEpoch: term.controlEpoch,
     supersededAt: directory.supersededAt,
+    files,
     clock,
     log,
   });
   const copies = keyCopies({
     directory,
     seal: async () =>
-      sealControlKeys(await readControlSecrets(stateDir), { ...term, recoveryKey, createdAtMs: clock.now(), random }),
+      sealControlKeys(await readControlSecrets(stateDir, files), {
+        ...term,
+        recoveryKey,
+        createdAtMs: clock.now(),
+        random,
+      }),
     clock,
     log,
   });
@@ -139,7 +148,8 @@ export async function startControl(
           ...adoption,
           sites,
           workflows,
-          save: async (rebuilt) => await writeControlState(stateFile, { ...term, adoption: { ...adoption, rebuilt } }),
+          save: async (rebuilt) =>
+            await writeControlState(stateFile, { ...term, adoption: { ...adoption, rebuilt } }, { files }),
           clock,
           log,
         });

@@ -13,6 +13,7 @@ import type { Log } from "#ports/log.ts";
 import type { MasterTarget } from "#ports/master-target.ts";
 import type { GroupProgress } from "#ports/replication.ts";
 import { systemClock } from "../adapters/clock/system-clock.ts";
+import { createDurableFiles } from "../adapters/file/durable-files.ts";
 import { keepDialled } from "../adapters/link/keep-dialled.ts";
 import { createLog } from "../adapters/log/pino-log.ts";
 import { createQemuHypervisor } from "../adapters/qemu/qemu-hypervisor.ts";
@@ -101,8 +102,9 @@ export async function startMasterTarget(config: MasterTargetConfig, log: Log): P
     ...config.store,
     ...parseFile(config.store.credentialsFile, credentials, "Expected a JSON file with accessKey and secretKey"),
   };
-  const keys = await openKeyFile(config.keysFile, { random: systemRandom, log });
-  const register = await openGroupRegister(stateDir);
+  const files = createDurableFiles({ fullHint: "Free space under the master target's state folder" });
+  const keys = await openKeyFile(config.keysFile, { files, random: systemRandom, log });
+  const register = await openGroupRegister(stateDir, files);
   const objects = openStore(settings);
   const store = openReplica(objects, { root: settings.root, keys: keys.keyOf, expectedStoreId: register.storeId });
   const cache = config.redisUrl === undefined ? undefined : createSiteCache({ url: config.redisUrl, log });
@@ -140,7 +142,7 @@ export async function startMasterTarget(config: MasterTargetConfig, log: Log): P
   });
 
   const exportChildren = new Map<string, () => number | undefined>();
-  const records = exportRecords(stateDir);
+  const records = exportRecords(stateDir, files);
   const exports = exportSupervisor({
     records,
     log,

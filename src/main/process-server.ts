@@ -7,6 +7,7 @@ import { Fault } from "#model/fault.ts";
 import { createTokenBucket } from "#model/token-bucket.ts";
 import type { Log } from "#ports/log.ts";
 import { systemClock } from "../adapters/clock/system-clock.ts";
+import { createDurableFiles } from "../adapters/file/durable-files.ts";
 import { keepDialled } from "../adapters/link/keep-dialled.ts";
 import { createLink } from "../adapters/link/tls-link.ts";
 import { createLog } from "../adapters/log/pino-log.ts";
@@ -66,6 +67,9 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
     compressPayload: pool.compress,
     cache,
     throttle: throttle(config.bandwidthBytesPerSecond, cache),
+    files: createDurableFiles({
+      fullHint: "Free space under the process server's state folder; it goes on by itself, the taps track meanwhile",
+    }),
     clock: systemClock,
     log,
   });

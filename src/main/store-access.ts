@@ -20,6 +20,7 @@ import { systemRandom } from "../adapters/random/system-random.ts";
 import { s3ObjectStore, type S3ObjectStore, type S3Settings } from "../adapters/s3/s3-object-store.ts";
 import type { StoreChoice } from "../cli/rescue-contract.ts";
 import type { StoreContext } from "../data-mover/disk-context.ts";
+import { createDurableFiles } from "../adapters/file/durable-files.ts";
 import { readKeyFile } from "../master-target/key-file.ts";
 
 export interface StoreAccess {
@@ -87,7 +88,9 @@ export function openStoreContext(
 
 /** Throws CONFIG_INVALID for a file that is not there or no key file. Nothing is ever written to it here. */
 export async function readHeldKeys({ keysFile }: StoreAccess): Promise<HeldKeys | undefined> {
-  return keysFile === undefined ? undefined : readKeyFile(keysFile);
+  return keysFile === undefined
+    ? undefined
+    : readKeyFile(keysFile, createDurableFiles({ fullHint: "Free space beside the key file" }));
 }
 
 function readStoreFile(path: string): StoreFile {

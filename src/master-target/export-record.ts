@@ -1,11 +1,12 @@
 /** What the master target keeps of an export, so that a restart of anything opens it again exactly as it was. */
 import { createHash } from "node:crypto";
-import { mkdir, readdir, rm } from "node:fs/promises";
+import { readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { formatStateFile, parseStateFile } from "#model/state-file.ts";
+import type { DurableFiles } from "#ports/durable-files.ts";
 import type { ExportMode } from "#ports/master-target.ts";
 import type { PointMember } from "#ports/replication.ts";
-import { readDurableJson, syncFolder, writeDurableJson } from "./durable-json.ts";
 
 export interface ExportRecord {
   readonly operationId: string;
@@ -48,23 +49,25 @@ export interface ExportRecords {
 const SOCKET_PATH_BYTES_MAX = 99;
 
 /** Folders are named by a hash of the operation id, which is somebody else's text. */
-export function exportRecords(stateDir: string): ExportRecords {
+export function exportRecords(stateDir: string, files: DurableFiles): ExportRecords {
   const root = join(stateDir, "exports");
   const folder = (operationId: string): string => join(root, shortHash(operationId));
   return {
     async load() {
-      await mkdir(root, { recursive: true, mode: 0o700 });
+      await files.makeFolder(root);
       const records: ExportRecord[] = [];
       for (const name of (await readdir(root)).sort()) {
         if (!name.endsWith(".json")) continue;
-        records.push((await readDurableJson(join(root, name))) as ExportRecord); // Nobody else writes it.
+        const path = join(root, name);
+        const hint =
+          "Restore it from a copy, or move it away and fail over or test again: its disks are lost to the machine that runs on them";
+        records.push(parseStateFile({ path, text: await files.read(path), hint }) as ExportRecord); // Nobody else writes it.
       }
       return records;
     },
     async save(record) {
-      await mkdir(folder(record.operationId), { recursive: true, mode: 0o700 });
-      await syncFolder(root);
-      await writeDurableJson(`${folder(record.operationId)}.json`, record);
+      await files.makeFolder(folder(record.operationId));
+      await files.write(`${folder(record.operationId)}.json`, formatStateFile(record));
     },
     folder,
     async clear(record) {

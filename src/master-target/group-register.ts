@@ -1,9 +1,9 @@
 /** The groups that this master target receives, kept in its state folder: a cache of what the store's catalog and claims say. */
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { Fault } from "#model/fault.ts";
+import { formatStateFile, parseStateFile } from "#model/state-file.ts";
+import type { DurableFiles } from "#ports/durable-files.ts";
 import type { GroupDisk } from "#ports/master-target.ts";
-import { readDurableJson, writeDurableJson } from "./durable-json.ts";
 
 export interface RegisteredGroup {
   readonly groupId: string;
@@ -39,10 +39,11 @@ interface Stored {
   readonly groups: readonly RegisteredGroup[];
 }
 
-export async function openGroupRegister(stateDir: string): Promise<GroupRegister> {
-  await mkdir(stateDir, { recursive: true, mode: 0o700 });
+export async function openGroupRegister(stateDir: string, files: DurableFiles): Promise<GroupRegister> {
   const path = join(stateDir, "groups.json");
-  let stored = ((await readDurableJson(path)) ?? { storeId: undefined, groups: [] }) as Stored; // Nobody else writes it.
+  const hint = "Restore it from a copy, or move it away: groups are prepared again from the store";
+  const kept = parseStateFile({ path, text: await files.read(path), hint });
+  let stored = (kept ?? { storeId: undefined, groups: [] }) as Stored; // Nobody else writes it.
   let saving: Promise<void> = Promise.resolve();
   return {
     get storeId() {
@@ -64,7 +65,7 @@ export async function openGroupRegister(stateDir: string): Promise<GroupRegister
           storeId,
           groups: [...stored.groups.filter((one) => one.groupId !== group.groupId), group],
         };
-        await writeDurableJson(path, next);
+        await files.write(path, formatStateFile(next));
         stored = next;
       });
       saving = done.catch(() => undefined); // Its caller has the error.

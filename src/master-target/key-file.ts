@@ -2,12 +2,11 @@
  * The keys of this site, outside the bucket: one for the tenant (it authenticates bookmarks) and one for each disk. Losing the file is
  * losing the replica, on purpose; so every new key is durable before anything is sealed with it.
  */
-import { mkdir } from "node:fs/promises";
-import { dirname } from "node:path";
 import { Fault } from "#model/fault.ts";
+import { formatStateFile, parseStateFile } from "#model/state-file.ts";
+import type { DurableFiles } from "#ports/durable-files.ts";
 import type { Log } from "#ports/log.ts";
 import type { Random } from "#ports/random.ts";
-import { readDurableJson, writeDurableJson } from "./durable-json.ts";
 
 const KEY_BYTES = 32;
 
@@ -27,15 +26,14 @@ interface Stored {
 /** Throws CONFIG_INVALID for a file that is not one of ours. */
 export async function openKeyFile(
   path: string,
-  deps: { readonly random: Random; readonly log: Log },
+  deps: { readonly files: DurableFiles; readonly random: Random; readonly log: Log },
 ): Promise<KeyFile> {
-  const { random, log } = deps;
+  const { files, random, log } = deps;
   const fresh = (): string => Buffer.from(random.bytes(KEY_BYTES)).toString("base64");
-  let stored = checked((await readDurableJson(path)) ?? undefined, path);
+  let stored = checked(await readJson(path, files), path);
   if (!stored) {
     stored = { format: 1, tenantKey: fresh(), disks: {} };
-    await mkdir(dirname(path), { recursive: true, mode: 0o700 });
-    await writeDurableJson(path, stored);
+    await files.write(path, formatStateFile(stored));
     log.info("Made the key file of this site: keep a copy somewhere else, nothing can be recovered without it", {
       path,
     });
@@ -55,7 +53,7 @@ export async function openKeyFile(
           tenantKey,
           disks: { ...disks, ...Object.fromEntries(missing.map((diskId) => [diskId, fresh()])) },
         };
-        await writeDurableJson(path, next);
+        await files.write(path, formatStateFile(next));
         stored = next;
         log.info("Added disk keys to the key file of this site: renew its copy", { path, disks: missing });
       });
@@ -66,14 +64,19 @@ export async function openKeyFile(
 }
 
 /** The keys as they are in a file that is there; nothing is made. Throws CONFIG_INVALID. */
-export async function readKeyFile(path: string): Promise<Pick<KeyFile, "tenantKey" | "keyOf">> {
-  const stored = checked(await readDurableJson(path), path);
+export async function readKeyFile(path: string, files: DurableFiles): Promise<Pick<KeyFile, "tenantKey" | "keyOf">> {
+  const stored = checked(await readJson(path, files), path);
   if (stored === undefined) {
     throw new Fault("CONFIG_INVALID", `There is no key file "${path}"`, {
       hint: "Give the key file of the master target that wrote the store, or its copy; without it what is sealed stays closed.",
     });
   }
   return keysOf(stored);
+}
+
+async function readJson(path: string, files: DurableFiles): Promise<unknown> {
+  const hint = "Restore it from its copy; a new one cannot open what is in the store";
+  return parseStateFile({ path, text: await files.read(path), hint });
 }
 
 function keysOf({ tenantKey, disks }: Stored): Pick<KeyFile, "tenantKey" | "keyOf"> {

@@ -4,7 +4,7 @@
  */
 import { Fault } from "#model/fault.ts";
 import { readName, readObject, readText, readWhole } from "#model/json-reader.ts";
-import { readIfThere, writeDurably } from "./durable-file.ts";
+import type { DurableFiles } from "#ports/durable-files.ts";
 
 export interface GroupMemory {
   /** Last number given to a cycle. Zero: none, and then the store must be asked before the first. */
@@ -33,8 +33,8 @@ export interface GroupFile {
 const BLANK: GroupMemory = { cycle: 0, branch: "", storeId: "", fencedEpoch: 0, tails: {}, cutAtMs: 0, resyncs: {} };
 
 /** Throws CONFIG_INVALID when the file is there and cannot be read: a number given twice would be worse than not starting. */
-export function openGroupFile(file: string): GroupFile {
-  const text = readIfThere(file);
+export function openGroupFile(file: string, files: DurableFiles): GroupFile {
+  const text = files.readSync(file);
   let memory = text === undefined ? BLANK : parse(file, text);
   return {
     get memory() {
@@ -45,7 +45,7 @@ export function openGroupFile(file: string): GroupFile {
     },
     save(change) {
       memory = { ...memory, ...change };
-      writeDurably(file, JSON.stringify(memory));
+      files.writeSync(file, JSON.stringify(memory));
     },
   };
 }

@@ -9,9 +9,9 @@ import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { Fault, isFault } from "#model/fault.ts";
 import { readObject, readText } from "#model/json-reader.ts";
+import type { DurableFiles } from "#ports/durable-files.ts";
 import type { Log } from "#ports/log.ts";
 import type { ReplicationOrder, SignedOrder } from "#ports/replication.ts";
-import { readIfThere, writeDurably } from "./durable-file.ts";
 import { parseOrder, supersedes } from "./order.ts";
 
 export interface OrderBook {
@@ -29,14 +29,15 @@ export function openOrderBook(options: {
   readonly folder: string;
   readonly orderKey: string;
   readonly site: string;
+  readonly files: DurableFiles;
   readonly log: Log;
 }): OrderBook {
-  const { folder, site, log } = options;
+  const { folder, site, files, log } = options;
   const key = publicKey(options.orderKey);
   const orders = new Map<string, ReplicationOrder>();
   for (const name of namesIn(folder)) {
     try {
-      const order = verified(JSON.parse(readIfThere(join(folder, name)) ?? "null"));
+      const order = verified(JSON.parse(files.readSync(join(folder, name)) ?? "null"));
       orders.set(order.groupId, order);
     } catch (error) {
       // Control sends it again; obeying half an order is worse than waiting for the whole one.
@@ -53,7 +54,7 @@ export function openOrderBook(options: {
       const order = verified(signed);
       const kept = orders.get(order.groupId);
       if (!supersedes(order, kept)) return { order: kept!, changed: false }; // Nothing is superseded only if there is one.
-      writeDurably(join(folder, `${order.groupId}.json`), JSON.stringify(signed));
+      files.writeSync(join(folder, `${order.groupId}.json`), JSON.stringify(signed));
       orders.set(order.groupId, order);
       return { order, changed: true };
     },

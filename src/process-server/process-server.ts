@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { Fault } from "#model/fault.ts";
 import { readList, readObject, readText, readWhole } from "#model/json-reader.ts";
 import type { Clock } from "#ports/clock.ts";
+import type { DurableFiles } from "#ports/durable-files.ts";
 import type { Address, Link } from "#ports/link.ts";
 import type { Log } from "#ports/log.ts";
 import type { ProcessServer } from "#ports/process-server.ts";
@@ -29,6 +30,7 @@ export interface ProcessServerOptions {
   readonly compressPayload: CompressPayload;
   readonly cache: SiteCache;
   readonly throttle: (bytes: number, signal: AbortSignal) => Promise<void>;
+  readonly files: DurableFiles;
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -46,6 +48,7 @@ export async function startProcessServer(options: ProcessServerOptions): Promise
     folder: join(stateDir, "orders"),
     orderKey: options.orderKey,
     site: link.self.site,
+    files: options.files,
     log,
   });
   const spool = openSpool({ folder: join(stateDir, "spool"), bytesMax: options.spoolBytesMax });
@@ -136,7 +139,7 @@ export async function startProcessServer(options: ProcessServerOptions): Promise
 
   function start(order: ReplicationOrder): void {
     const { groupId } = order;
-    const file = openGroupFile(join(stateDir, "groups", `${groupId}.json`));
+    const file = openGroupFile(join(stateDir, "groups", `${groupId}.json`), options.files);
     const deps = { link, agents, spool, cache: options.cache, throttle, clock, log: log.child({ groupId }) };
     groups.set(groupId, startGroup(deps, order, { file, reducer: createStreamReducer(options.compressPayload) }));
   }

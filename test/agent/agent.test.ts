@@ -15,6 +15,7 @@ import { systemClock } from "../../src/adapters/clock/system-clock.ts";
 import { Fault } from "#model/fault.ts";
 import { startFakeMover } from "../support/fake-mover.ts";
 import { eventually, startSourceSite, testOrder } from "../support/source-site.ts";
+import { testFiles } from "../support/test-files.ts";
 
 function writeAt(file: string, text: string, position: number): void {
   const descriptor = openSync(file, "r+");
@@ -50,7 +51,7 @@ test("an image belongs to one group, until control has stopped it", async (t) =>
   const folder = folderFor(t);
   const image = join(folder, "disk.img");
   writeFileSync(image, Buffer.alloc(8192, 7));
-  const book = openDiskBook(join(folder, "disks.json"));
+  const book = openDiskBook(join(folder, "disks.json"), testFiles);
   const disks = createTappedDisks({ book, stateDir: folder, log: silentLog });
   const { tap, added } = tapWithDisks();
   await disks.ensure(async () => tap, [task("one", "disk-1", image)]);
@@ -69,7 +70,7 @@ test("an image belongs to one group, until control has stopped it", async (t) =>
   assert.equal(disks.ofGroup("two", [])[0]?.fault, undefined);
   // What is served is on the disk, for the next start.
   assert.deepEqual(
-    openDiskBook(join(folder, "disks.json")).disks.map((disk) => disk.diskId),
+    openDiskBook(join(folder, "disks.json"), testFiles).disks.map((disk) => disk.diskId),
     ["disk-2"],
   );
   const [config] = disks.tapConfigs();
@@ -79,7 +80,7 @@ test("an image belongs to one group, until control has stopped it", async (t) =>
 
 test("a replica's image is made once, sparse, at its size, and stays what it was", async (t) => {
   const folder = folderFor(t);
-  const book = openDiskBook(join(folder, "disks.json"));
+  const book = openDiskBook(join(folder, "disks.json"), testFiles);
   const disks = createTappedDisks({ book, stateDir: folder, log: silentLog });
   const { tap, added } = tapWithDisks();
   const SIZE = 3 * 2 ** 40 + 512;
@@ -121,7 +122,11 @@ test("a replica's image is made once, sparse, at its size, and stays what it was
 
 test("without a disk to tap nobody asks for a tap", async (t) => {
   const folder = folderFor(t);
-  const disks = createTappedDisks({ book: openDiskBook(join(folder, "disks.json")), stateDir: folder, log: silentLog });
+  const disks = createTappedDisks({
+    book: openDiskBook(join(folder, "disks.json"), testFiles),
+    stateDir: folder,
+    log: silentLog,
+  });
   const nobody = () => Promise.reject(new Error("A tap was asked for"));
   await disks.ensure(nobody, []);
   await disks.ensure(nobody, [task("one", "disk-1", "/nowhere", "stopped")]);
@@ -131,7 +136,11 @@ test("a disk that the tap refuses is not kept, and says why", async (t) => {
   const folder = folderFor(t);
   const image = join(folder, "disk.img");
   writeFileSync(image, Buffer.alloc(8192, 7));
-  const disks = createTappedDisks({ book: openDiskBook(join(folder, "disks.json")), stateDir: folder, log: silentLog });
+  const disks = createTappedDisks({
+    book: openDiskBook(join(folder, "disks.json"), testFiles),
+    stateDir: folder,
+    log: silentLog,
+  });
   const tap = {
     addDisk: () => Promise.reject(new Fault("IMAGE_IN_USE", "Another program has the image")),
   } as unknown as TapClient;
@@ -143,7 +152,7 @@ test("a disk that the tap refuses is not kept, and says why", async (t) => {
 test("a list of disks that cannot be read stops the agent, and says what to do", (t) => {
   const folder = folderFor(t);
   writeFileSync(join(folder, "disks.json"), '{"disks": [{"groupId": 3}]}');
-  assert.throws(() => openDiskBook(join(folder, "disks.json")), { code: "CONFIG_INVALID" });
+  assert.throws(() => openDiskBook(join(folder, "disks.json"), testFiles), { code: "CONFIG_INVALID" });
 });
 
 test("sockets of a deep folder go to a short path that is always the same", (t) => {

@@ -17,6 +17,7 @@ import { openOrderBook, type OrderBook } from "../../src/control/order-book.ts";
 import { ensureApiToken, ensureAuthorityFiles, ensureOrderKey } from "../../src/control/secrets.ts";
 import { rejection } from "../contract/link.contract.ts";
 import { createTestAuthority } from "../support/credentials.ts";
+import { testFiles } from "../support/test-files.ts";
 
 const certified = await createTestAuthority();
 const keys = generateKeyPairSync("ed25519");
@@ -43,6 +44,7 @@ async function withControl(use: (desk: Desk) => Promise<void>): Promise<void> {
     term: { controlId: randomUUID(), controlEpoch: 1 },
   });
   const orders = await openOrderBook({
+    files: testFiles,
     folder: join(folder, "orders"),
     sign: (bytes) => sign(null, bytes, keys.privateKey).toString("base64"),
     controlEpoch: 1,
@@ -196,6 +198,7 @@ test("an order is signed as it travels, delivered to the source site only, and i
     assert.equal((await stat(join(folder, "orders", "web.json"))).mode & 0o777, 0o600);
 
     const reopened = await openOrderBook({
+      files: testFiles,
       folder: join(folder, "orders"),
       sign: () => "",
       controlEpoch: 1,
@@ -238,7 +241,8 @@ test("an enrolment token is good once, for an hour, for the identity it was made
         return `CERT ${JSON.stringify(identity)} ${csr}`;
       },
     };
-    const open = () => openEnrolment({ file, authority, clock, random: systemRandom, log: silentLog });
+    const open = () =>
+      openEnrolment({ file, files: testFiles, authority, clock, random: systemRandom, log: silentLog });
     const desk = await open();
     const identity = { site: "primary", role: "agent", name: "web-1" } as const;
     const { token, expiresAtMs } = await desk.issueToken(identity);
@@ -263,20 +267,26 @@ test("an enrolment token is good once, for an hour, for the identity it was made
 test("control's secrets are made once, readable by their owner only, and a lost CA key is not replaced", async () => {
   const folder = await mkdtemp(join(tmpdir(), "leeward-secrets-"));
   try {
-    const token = await ensureApiToken(folder, systemRandom);
-    assert.equal(await ensureApiToken(folder, systemRandom), token);
+    const token = await ensureApiToken(folder, { files: testFiles, random: systemRandom });
+    assert.equal(await ensureApiToken(folder, { files: testFiles, random: systemRandom }), token);
     assert.equal((await stat(join(folder, "api-token"))).mode & 0o777, 0o600);
-    const first = await ensureOrderKey(folder);
-    const again = await ensureOrderKey(folder);
+    const first = await ensureOrderKey(folder, testFiles);
+    const again = await ensureOrderKey(folder, testFiles);
     assert.equal(first.publicKey, again.publicKey);
     assert.ok(
       verify(null, Buffer.from("order"), first.publicKey, Buffer.from(again.sign(Buffer.from("order")), "base64")),
     );
-    const made = await ensureAuthorityFiles(folder, async () => ({ cert: "C", key: "K" }));
-    assert.deepEqual(await ensureAuthorityFiles(folder, async () => assert.fail("made twice")), made);
+    const made = await ensureAuthorityFiles(folder, {
+      files: testFiles,
+      create: async () => ({ cert: "C", key: "K" }),
+    });
+    assert.deepEqual(
+      await ensureAuthorityFiles(folder, { files: testFiles, create: async () => assert.fail("made twice") }),
+      made,
+    );
     await rm(join(folder, "ca", "key.pem"));
     await rejection(
-      ensureAuthorityFiles(folder, async () => assert.fail("replaced")),
+      ensureAuthorityFiles(folder, { files: testFiles, create: async () => assert.fail("replaced") }),
       "CONFIG_INVALID",
     );
   } finally {

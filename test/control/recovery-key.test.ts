@@ -16,6 +16,7 @@ import {
   type ControlSecrets,
 } from "../../src/control/recovery-key.ts";
 import { readControlSecrets, writeControlSecrets } from "../../src/control/secrets.ts";
+import { testFiles } from "../support/test-files.ts";
 
 const SECRETS: ControlSecrets = {
   caCert: "-----BEGIN CERTIFICATE-----\nca\n",
@@ -75,14 +76,16 @@ test("equal contents have the same mark under one key, and tell nobody else that
 test("the recovery key is made once, readable by its owner only; a file that holds none is not replaced", async (t) => {
   const folder = await temporary(t);
   const file = join(folder, "recovery-key");
-  const first = await ensureRecoveryKey(file, systemRandom);
-  const again = await ensureRecoveryKey(file, systemRandom);
+  const first = await ensureRecoveryKey(file, { files: testFiles, random: systemRandom });
+  const again = await ensureRecoveryKey(file, { files: testFiles, random: systemRandom });
   assert.deepEqual([first.made, again.made, again.key], [true, false, first.key]);
   assert.equal((await stat(file)).mode & 0o777, 0o600);
   const text = await readFile(file, "utf8");
   assert.deepEqual(parseRecoveryKey(`  ${text}\n`, "copied by hand"), first.key);
   await writeFile(file, text.slice(0, -10));
-  await assert.rejects(ensureRecoveryKey(file, systemRandom), (error) => isFault(error, "KEY_REJECTED"));
+  await assert.rejects(ensureRecoveryKey(file, { files: testFiles, random: systemRandom }), (error) =>
+    isFault(error, "KEY_REJECTED"),
+  );
 });
 
 test("secrets go from one folder through a seal into another; tokens that are waiting stay behind", async (t) => {
@@ -90,23 +93,23 @@ test("secrets go from one folder through a seal into another; tokens that are wa
   const identity = { site: "primary", role: "agent", name: "m1" };
   const pending = [{ hash: "h", identity, expiresAtMs: 5 }];
   const waiting = { ...SECRETS, enrolment: JSON.stringify({ pending, enrolled: [identity] }) };
-  await writeControlSecrets(from, waiting);
-  await writeControlSecrets(to, await readControlSecrets(from));
-  const { enrolment, ...keys } = await readControlSecrets(to);
+  await writeControlSecrets(from, waiting, { files: testFiles });
+  await writeControlSecrets(to, await readControlSecrets(from, testFiles), { files: testFiles });
+  const { enrolment, ...keys } = await readControlSecrets(to, testFiles);
   assert.deepEqual(keys, { caCert: SECRETS.caCert, caKey: SECRETS.caKey, orderKey: SECRETS.orderKey });
   assert.deepEqual(JSON.parse(enrolment), { pending: [], enrolled: [identity] });
 });
 
 test("a control keeps its term over restarts, and an adopted one what is left to do", async (t) => {
   const file = join(await temporary(t), "control.json");
-  const first = await ensureControlState(file);
+  const first = await ensureControlState(file, testFiles);
   assert.equal(first.controlEpoch, 1);
-  assert.deepEqual(await ensureControlState(file), first);
+  assert.deepEqual(await ensureControlState(file, testFiles), first);
   const adopted = { controlId: randomUUID(), controlEpoch: 3, adoption: { storeId: "s", atMs: 7, rebuilt: ["s"] } };
-  await writeControlState(file, adopted);
-  assert.deepEqual(await readControlState(file), adopted);
+  await writeControlState(file, adopted, { files: testFiles });
+  assert.deepEqual(await readControlState(file, testFiles), adopted);
   await writeFile(file, '{"controlId":"me","controlEpoch":1}');
-  await assert.rejects(readControlState(file), (error) => isFault(error, "CONFIG_INVALID"));
+  await assert.rejects(readControlState(file, testFiles), (error) => isFault(error, "CONFIG_INVALID"));
 });
 
 async function temporary(t: TestContext): Promise<string> {

@@ -21,6 +21,7 @@ import type { StoreContext } from "../../src/data-mover/disk-context.ts";
 import { ensureStoreRecord } from "../../src/data-mover/mover-store.ts";
 import { adoptStore, type AdoptRequest } from "../../src/main/adopt.ts";
 import { surveyStore } from "../../src/main/store-survey.ts";
+import { testFiles } from "../support/test-files.ts";
 
 const isCode = (code: FaultCode) => (error: unknown) => isFault(error, code);
 const secretsOf = (name: string): ControlSecrets => ({
@@ -54,7 +55,7 @@ async function lostControl(t: TestContext): Promise<Lost> {
   const former = { controlId: randomUUID(), controlEpoch: 1 };
   const { storeId } = await ensureStoreRecord(context);
   await claimControl(context, { ...former, site: "secondary" });
-  const { key } = await ensureRecoveryKey(join(folder, "copy-of-key"), systemRandom);
+  const { key } = await ensureRecoveryKey(join(folder, "copy-of-key"), { files: testFiles, random: systemRandom });
   const sealed = sealControlKeys(secretsOf("a"), { ...former, recoveryKey: key, createdAtMs: 1, random: systemRandom });
   await objects.create(storeNames("r").controlKey(1), encodeSealedKeys(sealed));
   const record = {
@@ -91,8 +92,8 @@ test("the keys are unsealed into an empty folder under the next epoch; run again
     [first.controlEpoch, first.keys, first.already, first.former?.controlId],
     [2, "unsealed", false, former.controlId],
   );
-  assert.deepEqual(await readControlSecrets(join(folder, "control")), secretsOf("a"));
-  const state = await readControlState(join(folder, "control", CONTROL_STATE_FILE));
+  assert.deepEqual(await readControlSecrets(join(folder, "control"), testFiles), secretsOf("a"));
+  const state = await readControlState(join(folder, "control", CONTROL_STATE_FILE), testFiles);
   assert.deepEqual(
     [state?.controlId, state?.controlEpoch, state?.adoption?.storeId, state?.adoption?.rebuilt],
     [first.controlId, 2, first.storeId, []],
@@ -116,7 +117,7 @@ test("a dry run leaves neither a claim nor a file", async (t) => {
 
 test("without the key, or with another's, nothing is claimed; --new-ca goes on without", async (t) => {
   const { request, context, folder } = await lostControl(t);
-  await ensureRecoveryKey(join(folder, "another"), systemRandom);
+  await ensureRecoveryKey(join(folder, "another"), { files: testFiles, random: systemRandom });
   await assert.rejects(adoptStore(request({ recoveryKeyFile: join(folder, "another") })), isCode("KEY_REJECTED"));
   await writeFile(join(folder, "letter"), "Dear all\n");
   await assert.rejects(adoptStore(request({ recoveryKeyFile: join(folder, "letter") })), isCode("KEY_REJECTED"));
@@ -131,22 +132,26 @@ test("without the key, or with another's, nothing is claimed; --new-ca goes on w
 test("keys of an installation that is alive are never replaced; the old control's own folder keeps its", async (t) => {
   const { request, context, folder } = await lostControl(t);
   const alive = join(folder, "alive");
-  await ensureControlState(join(alive, CONTROL_STATE_FILE));
-  await writeControlSecrets(alive, secretsOf("b"));
+  await ensureControlState(join(alive, CONTROL_STATE_FILE), testFiles);
+  await writeControlSecrets(alive, secretsOf("b"), { files: testFiles });
   await assert.rejects(adoptStore(request({ stateDir: alive })), isCode("REFUSED"));
   assert.equal((await readControlClaim(context))?.controlEpoch, 1);
-  assert.deepEqual(await readControlSecrets(alive), secretsOf("b"));
+  assert.deepEqual(await readControlSecrets(alive, testFiles), secretsOf("b"));
   // The same CA: it was superseded, and a person wants it back.
   const old = join(folder, "old");
-  await ensureControlState(join(old, CONTROL_STATE_FILE));
-  await writeControlSecrets(old, secretsOf("a"));
+  await ensureControlState(join(old, CONTROL_STATE_FILE), testFiles);
+  await writeControlSecrets(old, secretsOf("a"), { files: testFiles });
   const report = await adoptStore(request({ stateDir: old }));
   assert.deepEqual([report.keys, report.controlEpoch], ["kept", 2]);
   // One that nobody is enrolled at was only just started: its keys are nobody's.
   const fresh = join(folder, "fresh");
-  await writeControlSecrets(fresh, { ...secretsOf("c"), enrolment: '{"pending":[],"enrolled":[]}' });
+  await writeControlSecrets(
+    fresh,
+    { ...secretsOf("c"), enrolment: '{"pending":[],"enrolled":[]}' },
+    { files: testFiles },
+  );
   assert.equal((await adoptStore(request({ stateDir: fresh }))).keys, "unsealed");
-  assert.deepEqual(await readControlSecrets(fresh), secretsOf("a"));
+  assert.deepEqual(await readControlSecrets(fresh, testFiles), secretsOf("a"));
 });
 
 test("of two who adopt at once one goes on, and the other has changed nothing of his own", async (t) => {
@@ -157,7 +162,7 @@ test("of two who adopt at once one goes on, and the other has changed nothing of
   assert.deepEqual(outcomes.map(({ status }) => status).sort(), ["fulfilled", "rejected"]);
   for (const [index, name] of ["one", "two"].entries()) {
     const outcome = outcomes[index]!;
-    const state = await readControlState(join(folder, name, CONTROL_STATE_FILE));
+    const state = await readControlState(join(folder, name, CONTROL_STATE_FILE), testFiles);
     if (outcome.status === "rejected") {
       assert.ok(isFault(outcome.reason, "CONTROL_SUPERSEDED"));
       assert.equal(state, undefined);

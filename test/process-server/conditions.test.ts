@@ -319,7 +319,7 @@ test(
     const { site, mover, write, cut, assertSame } = await one(t);
     const file = join(site.folder, "ps", "groups", "group.json");
     // Every write to this device fails with ENOSPC, also root's.
-    symlinkSync("/dev/full", `${file}.part`);
+    symlinkSync("/dev/full", `${file}.draft`);
     await write(5, numbered(1, 1, 5));
     const { points } = mover;
     await assert.rejects(
@@ -327,7 +327,7 @@ test(
       (error) => error instanceof Fault && error.code === "TIMED_OUT" && error.message.includes("No space left"),
     );
     assert.equal(mover.points, points);
-    rmSync(`${file}.part`);
+    rmSync(`${file}.draft`);
     await cut();
     assertSame();
   },

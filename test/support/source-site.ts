@@ -23,6 +23,7 @@ import type { HistoryDisk } from "../capture/write-history.ts";
 import { SECTOR } from "../capture/write-history.ts";
 import { connectNbd, ConnectionLost, type NbdClient } from "../nbd/nbd-client.ts";
 import { createTestAuthority, type TestAuthority } from "./credentials.ts";
+import { testFiles } from "./test-files.ts";
 
 const main = (name: string): URL => new URL(`../../src/main/${name}.ts`, import.meta.url);
 export const testLog = process.env["LEEWARD_TEST_LOG"] === undefined ? silentLog : createLog({ level: "debug" });
@@ -75,6 +76,7 @@ export async function startSourceSite(options: SiteOptions = {}): Promise<Source
 
   async function start(): Promise<void> {
     processServer = await startProcessServer({
+      files: testFiles,
       link: psLink,
       listen: { host: "127.0.0.1", port },
       stateDir: join(folder, "ps"),
@@ -171,6 +173,7 @@ async function startMachine(options: {
     sources: images.map((image) => `tap:${image}`),
     startAgent() {
       agent = startAgent({
+        files: testFiles,
         link,
         machine: name,
         stateDir: home,

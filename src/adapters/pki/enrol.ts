@@ -3,14 +3,17 @@
  * and name that it was made out to.
  */
 import { createPublicKey, X509Certificate } from "node:crypto";
-import { mkdir, open, rename } from "node:fs/promises";
 import { join } from "node:path";
 import { Fault, faultFromJson } from "#model/fault.ts";
 import type { PeerIdentity, Role } from "#ports/link.ts";
 import { identityFromAltNames, identityUri, isIdentityName, ROLES } from "../link/identity.ts";
+import { createDurableFiles } from "../file/durable-files.ts";
 import { certificateFingerprint, createKeyAndRequest } from "./authority.ts";
 
 const ENROL_MS = 30_000;
+const files = createDurableFiles({
+  fullHint: "Free space for the identity, and enrol again with a new one-time token",
+});
 
 export interface EnrolOptions {
   /** http(s)://HOST:PORT of control's API. */
@@ -31,11 +34,10 @@ export async function enrol(options: EnrolOptions): Promise<PeerIdentity> {
   const { key, csr } = await createKeyAndRequest(identity);
   const answer = await post(options.apiUrl, { token: options.token, csr });
   await verify(answer, { identity, key, caFingerprint: options.caFingerprint });
-  await mkdir(options.dir, { recursive: true, mode: 0o700 });
-  await writeSecret(join(options.dir, "key.pem"), key);
-  await writeSecret(join(options.dir, "ca.pem"), answer.ca);
-  await writeSecret(join(options.dir, "order-key.pem"), answer.orderKey);
-  await writeSecret(join(options.dir, "cert.pem"), answer.cert);
+  await files.write(join(options.dir, "key.pem"), key);
+  await files.write(join(options.dir, "ca.pem"), answer.ca);
+  await files.write(join(options.dir, "order-key.pem"), answer.orderKey);
+  await files.write(join(options.dir, "cert.pem"), answer.cert);
   return identity;
 }
 
@@ -116,17 +118,4 @@ async function verify(
     );
   }
   createPublicKey(orderKey); // Throws unless it is a key.
-}
-
-/** Written whole, made durable, renamed into place. */
-async function writeSecret(path: string, text: string): Promise<void> {
-  const draft = `${path}.draft`;
-  const file = await open(draft, "w", 0o600);
-  try {
-    await file.writeFile(text);
-    await file.sync();
-  } finally {
-    await file.close();
-  }
-  await rename(draft, path);
 }

@@ -2,10 +2,12 @@
  * What we know of a machine, one folder each: `machine.json` (written whole, durable, renamed into place), the console, QEMU's own
  * log, its control socket and pid file. The folder is the machine: with it gone, the machine never was.
  */
-import { mkdir, open, readdir, readFile, rename, rm } from "node:fs/promises";
+import { open, readdir, readFile, rm } from "node:fs/promises";
 import path from "node:path";
 import { Fault } from "#model/fault.ts";
+import { formatStateFile } from "#model/state-file.ts";
 import type { MachineConfig, MachineDisk, MachineNetwork } from "#ports/hypervisor.ts";
+import { createDurableFiles } from "../file/durable-files.ts";
 
 export interface MachineRecord {
   readonly format: 1;
@@ -30,6 +32,7 @@ export interface DiskPivot {
 }
 
 const RECORD_FILE = "machine.json";
+const files = createDurableFiles({ fullHint: "Free space on the file system that holds the master target's state" });
 
 export function machineFolder(stateFolder: string, id: string): string {
   // An id of ours is a name, never a way out of the folder.
@@ -37,26 +40,9 @@ export function machineFolder(stateFolder: string, id: string): string {
   return path.join(stateFolder, id);
 }
 
-/** Durable when it settles: a machine that loses its power then starts from this record. */
+/** Durable when it settles: a machine that loses its power then starts from this record. Throws DISK_FULL. */
 export async function writeRecord(folder: string, record: MachineRecord): Promise<void> {
-  await mkdir(folder, { recursive: true, mode: 0o700 });
-  const draft = path.join(folder, `${RECORD_FILE}.draft`);
-  try {
-    await using file = await open(draft, "w", 0o600);
-    await file.writeFile(`${JSON.stringify(record, undefined, 2)}\n`);
-    await file.sync();
-    await rename(draft, path.join(folder, RECORD_FILE));
-    await using names = await open(folder);
-    await names.sync();
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code !== "ENOSPC" && code !== "EDQUOT") throw error;
-    throw new Fault("DISK_FULL", `No space left for the record of machine "${record.name}"`, {
-      cause: error,
-      details: { folder },
-      hint: "Free space on the file system that holds the master target's state",
-    });
-  }
+  await files.write(path.join(folder, RECORD_FILE), formatStateFile(record));
 }
 
 /** The record, or undefined when there is no such machine. */
