@@ -20,7 +20,11 @@ import { median, startBenchSystem, verdict } from "./system.ts";
 const run = promisify(execFile);
 const GIB = 2 ** 30;
 const { values } = parseArgs({
-  options: { runs: { type: "string", default: "3" }, "size-gib": { type: "string", default: "6" } },
+  options: {
+    runs: { type: "string", default: "3" },
+    "size-gib": { type: "string", default: "6" },
+    "ours-only": { type: "boolean", default: false },
+  },
 });
 const sizeGib = Number(values["size-gib"]);
 const RESTIC = join(cacheFolder(), "tools", "restic-0.18.1-linux-x64", "restic");
@@ -34,13 +38,15 @@ interface Run {
   readonly storedBytes: number;
   readonly memoryMiB?: number;
   readonly memoryByName?: Readonly<Record<string, number>>;
+  /** Seconds of processor time by role, and of the S3 server. */
+  readonly processor?: Readonly<Record<string, number>>;
 }
 
 const store = storeAccess();
 const ours: Run[] = [];
 const theirs: Run[] = [];
 for (let round = 0; round < Number(values.runs); round += 1) {
-  theirs.push(await resticBackup(store, round));
+  if (!values["ours-only"]) theirs.push(await resticBackup(store, round));
   ours.push(await initialSync(store, round));
   console.error(`run ${round + 1}: ours ${JSON.stringify(ours.at(-1))}, restic ${JSON.stringify(theirs.at(-1))}`);
 }
@@ -135,6 +141,7 @@ async function initialSync(store: StoreAccess, round: number): Promise<Run> {
   await readThrough(image);
   const bornAt = performance.now();
   const sampler = sampleMemory(dataPath);
+  const s3Server = sampleMemory(() => processesOf("secondary").filter(({ name }) => name === "s3"));
   await client.protect({ name: group, disks: [`tap:${image}`], policy: { intervalMs: 5_000, rpoThresholdMs: 60_000 } });
   for (;;) {
     const view = await client.group(group);
@@ -143,6 +150,7 @@ async function initialSync(store: StoreAccess, round: number): Promise<Run> {
   }
   const seconds = (performance.now() - bornAt) / 1000;
   const usage = sampler.stop();
+  const s3 = s3Server.stop().processorByName;
   const storedBytes = (await bucketBytes(store, "leeward")) - before;
   await client.unprotect(group);
   await sleep(3_000);
@@ -152,7 +160,12 @@ async function initialSync(store: StoreAccess, round: number): Promise<Run> {
     storedBytes,
     memoryMiB: usage.residentBytesMax / 2 ** 20,
     memoryByName: mebibytes(usage.residentByName),
+    processor: rounded({ ...usage.processorByName, ...s3 }),
   };
+}
+
+function rounded(byName: Readonly<Record<string, number>>): Record<string, number> {
+  return Object.fromEntries(Object.entries(byName).map(([name, value]) => [name, Math.round(value * 10) / 10]));
 }
 
 function mebibytes(byName: Readonly<Record<string, number>>): Record<string, number> {
@@ -161,18 +174,20 @@ function mebibytes(byName: Readonly<Record<string, number>>): Record<string, num
 
 /** Agent, tap, process server, master target and mover: everything of ours between the disk and S3. */
 function dataPath(): { name: string; pid: number }[] {
-  return (["primary", "secondary"] as const).flatMap((site) =>
-    siteProcessesAlive(siteFolder(state, site)).flatMap(({ pid }) => {
-      const name = roleOf(pid);
-      const used = site === "primary" ? ["agent", "tap", "process-server"] : ["master-target", "data-mover"];
-      return used.includes(name) ? [{ name, pid }] : [];
-    }),
-  );
+  return (["primary", "secondary"] as const).flatMap((site) => {
+    const used = site === "primary" ? ["agent", "tap", "process-server"] : ["master-target", "data-mover"];
+    return processesOf(site).filter(({ name }) => used.includes(name));
+  });
+}
+
+function processesOf(site: "primary" | "secondary"): { name: string; pid: number }[] {
+  return siteProcessesAlive(siteFolder(state, site)).map(({ pid }) => ({ name: roleOf(pid), pid }));
 }
 
 function roleOf(pid: number): string {
   try {
     const words = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
+    if (words[0]?.endsWith("/versitygw") === true) return "s3";
     const script = words.find((word) => /\/main\/[a-z-]+\.[jt]s$/.test(word)) ?? "";
     const name = /\/main\/([a-z-]+)\.[jt]s$/.exec(script)?.[1] ?? "";
     return name === "leeward" ? (words[words.indexOf(script) + 1] ?? "") : name;

@@ -6,6 +6,8 @@ export interface Usage {
   readonly residentBytesMax: number;
   /** By process name, at that moment. */
   readonly residentByName: Readonly<Record<string, number>>;
+  /** User and system time by process name, seconds, of all who were there at the end of a sample. */
+  readonly processorByName: Readonly<Record<string, number>>;
 }
 
 export interface Sampler {
@@ -19,10 +21,15 @@ export function sampleMemory(
 ): Sampler {
   let residentBytesMax = 0;
   let residentByName: Record<string, number> = {};
+  const processor = new Map<number, { readonly name: string; readonly first: number; last: number }>();
   const timer = setInterval(() => {
     const now: Record<string, number> = {};
     let sum = 0;
     for (const { name, pid } of pids()) {
+      const spent = processorSeconds(pid);
+      const known = processor.get(pid);
+      if (known === undefined) processor.set(pid, { name, first: spent, last: spent });
+      else known.last = Math.max(known.last, spent);
       const bytes = resident(pid);
       sum += bytes;
       now[name] = (now[name] ?? 0) + bytes;
@@ -35,7 +42,10 @@ export function sampleMemory(
   return {
     stop: () => {
       clearInterval(timer);
-      return { residentBytesMax, residentByName };
+      const processorByName: Record<string, number> = {};
+      for (const { name, first, last } of processor.values())
+        processorByName[name] = (processorByName[name] ?? 0) + last - first;
+      return { residentBytesMax, residentByName, processorByName };
     },
   };
 }
