@@ -9,11 +9,15 @@
  */
 import { spawn } from "node:child_process";
 import { globSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import path from "node:path";
 import { FAST_TESTS } from "./fast-tests.ts";
 
 /** The slowest single file (the whole tour) takes a few minutes; one that hangs must not eat the evening. */
 const FILE_TIMEOUT_MS = 20 * 60_000;
+
+/** Half of the time a file waits: for a machine to boot, a window to end, a killed process to come back. More than four would make each other late. */
+const FILES_AT_ONCE = Math.min(availableParallelism() + 1, 4);
 
 const root = path.join(import.meta.dirname, "..");
 process.chdir(root);
@@ -27,7 +31,7 @@ if (files.length === 0) {
 
 const runner = spawn(
   process.execPath,
-  ["--test", "--test-concurrency=2", `--test-timeout=${FILE_TIMEOUT_MS}`, ...files],
+  ["--test", `--test-concurrency=${FILES_AT_ONCE}`, `--test-timeout=${FILE_TIMEOUT_MS}`, ...files],
   {
     stdio: "inherit",
   },

@@ -1,13 +1,12 @@
 /** A whole target site for tests: a real S3 server, a master target with real child processes, and links to its mover. */
 import { execFile } from "node:child_process";
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
-import { createServer } from "node:net";
-import { once } from "node:events";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import type { TestContext } from "node:test";
 import type { Address, Link } from "#ports/link.ts";
+import { freePort } from "../../src/adapters/net/free-port.ts";
 import { silentLog, createLog } from "../../src/adapters/log/pino-log.ts";
 import { startMasterTarget, type MasterTargetConfig, type RunningMasterTarget } from "../../src/main/master-target.ts";
 import { createTestAuthority } from "../support/credentials.ts";
@@ -110,16 +109,6 @@ export async function targetSite(t: TestContext): Promise<TargetSite> {
   };
   defer(() => site.target.close());
   return site;
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const address = server.address();
-  server.close();
-  await once(server, "close");
-  if (address === null || typeof address === "string") throw new Error("no port");
-  return address.port;
 }
 
 export async function until<Value>(

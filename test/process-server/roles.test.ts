@@ -4,12 +4,12 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { generateKeyPairSync, sign } from "node:crypto";
 import { once } from "node:events";
 import { closeSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import type { Peer } from "#ports/link.ts";
 import type { ProcessServer } from "#ports/process-server.ts";
+import { freePort } from "../../src/adapters/net/free-port.ts";
 import { peerCall, processServerProxy } from "../../src/adapters/relay/proxy.ts";
 import { createHistory, SECTOR } from "../capture/write-history.ts";
 import { seededRandom } from "../capture/seeded-random.ts";
@@ -203,13 +203,4 @@ function tapsOf(folder: string): number[] {
       }
     })
     .map(Number);
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, "close");
-  return port;
 }

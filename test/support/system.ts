@@ -1,7 +1,7 @@
 /** The embedded installation, started for a test in a folder of its own and ended with it, whatever happens. */
 import assert from "node:assert/strict";
 import { execFile, spawn, type ChildProcess } from "node:child_process";
-import { createWriteStream, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createWriteStream, existsSync, globSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import type { Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -62,7 +62,7 @@ export async function startSystem(t: TestContext): Promise<System> {
     if (stuck.length > 0) throw new Error(`Histories that do not replay:\n${stuck.join("\n")}`);
   });
   const up = await runLeeward(["--state", state, "up", "--detach", "--json"]);
-  if (up.code !== 0) throw new Error(`up failed with ${up.code}: ${up.stderr}\n${tail(join(state, "up.log"))}`);
+  if (up.code !== 0) throw new Error(`up failed with ${up.code}: ${up.stderr}\n${logsOf(state)}`);
   return {
     state,
     folder,
@@ -118,12 +118,11 @@ function commandOf(pid: number): string {
   }
 }
 
-function tail(file: string): string {
-  try {
-    return readFileSync(file, "utf8").slice(-4000);
-  } catch {
-    return "";
-  }
+/** The ends of all logs of an installation that did not come up: its folder is gone by the time a person could look. */
+function logsOf(state: string): string {
+  return globSync(["up.log", "sites/*/logs/*.log"], { cwd: state })
+    .map((name) => `--- ${name}\n${readFileSync(join(state, name), "utf8").slice(-1_500)}`)
+    .join("\n");
 }
 
 /** Wait until `ask` answers something; a failed call counts as no answer and is told when time runs out. */

@@ -6,11 +6,11 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { makeTelemetryFilterString, NativeConnection, Runtime } from "@temporalio/worker";
 import { Client } from "@temporalio/client";
+import { freePort } from "../../src/adapters/net/free-port.ts";
 import { cacheFolder, findTool } from "../../src/embedded/tools.ts";
 import { silentLog } from "../../src/adapters/log/pino-log.ts";
 import { setUpTemporal } from "../../src/main/temporal-setup.ts";
@@ -158,14 +158,4 @@ export function installQuietRuntime(): void {
       error: say,
     },
   });
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as { readonly port: number };
-  server.close();
-  await once(server, "close");
-  return port;
 }

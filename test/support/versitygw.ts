@@ -8,9 +8,9 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { rmSync } from "node:fs";
 import { mkdir, mkdtemp, rm } from "node:fs/promises";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { freePort } from "../../src/adapters/net/free-port.ts";
 import { findTool } from "../../src/embedded/tools.ts";
 
 export interface Versitygw {
@@ -108,15 +108,4 @@ export async function startVersitygw(options: { readonly arguments?: readonly st
       await rm(folder, { recursive: true, force: true, maxRetries: 3 });
     },
   };
-}
-
-/** Another process could take it before the server does; then the server says so and the test fails visibly. */
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const address = server.address();
-  server.close();
-  await once(server, "close");
-  if (address === null || typeof address === "string") throw new Error("no port");
-  return address.port;
 }
