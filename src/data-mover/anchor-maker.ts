@@ -6,7 +6,7 @@
  * each step's anchor serves the cuts behind it.
  *
  * Any number of processes may do this at once, for any commits that count: each anchor is true, and the worst is work done twice.
- * Killed at any moment, it leaves map shards that nobody names.
+ * Killed at any moment, it leaves map shards that nobody names; the collector takes them.
  *
  * Source: docs/format.md, "Manifests".
  */
@@ -15,7 +15,8 @@ import type { Anchor } from "#model/format/manifest.ts";
 import { compactShard, shardOf, shardsIn, SHARDS_MAX } from "#model/shard-map.ts";
 import { blockCount } from "#model/units.ts";
 import { replayLine, type ImagePosition, type Replay, type ReplayLimits } from "./line-replay.ts";
-import { addAnchor, anchorsOnLine, readNewestManifest } from "./manifests.ts";
+import { addAnchor } from "./disk-ledger.ts";
+import { anchorsOnLine, readNewestManifest } from "./manifests.ts";
 import type { MapAccess } from "./map-access.ts";
 import { storeMapShard } from "./map-store.ts";
 import { mergeShard, readShard } from "./shard-source.ts";
@@ -44,10 +45,28 @@ export async function makeAnchors(
     const replay = await replayLine(access, target, { base, limits });
     if (!replay.limited) return made;
     const anchor = await flatten(access, replay, { base, anchors, ...options });
-    if (anchor === undefined) return made;
-    await addAnchor(access, anchor);
+    if (anchor === undefined || !(await addAnchor(access, anchor))) return made;
     made.push(anchor);
   }
+}
+
+/**
+ * The anchor just there, with its maps stored and not yet in a version. Undefined for a disk that maps cannot describe.
+ * Throws what reading commits and writing objects throws.
+ */
+export async function anchorAt(
+  access: MapAccess,
+  target: ImagePosition,
+  options: { readonly signal?: AbortSignal } = {},
+): Promise<Anchor | undefined> {
+  await makeAnchors(access, target, options); // So that what follows is bounded.
+  const { anchors } = await readNewestManifest(access);
+  const base = await nearest(access, anchors, target);
+  const replay = await replayLine(access, target, { base });
+  // Nothing to lay over it: it is there.
+  if (replay.last === undefined) return base;
+  if (replay.shape === undefined) return undefined;
+  return flatten(access, replay, { base, anchors, ...options });
 }
 
 async function nearest(

@@ -268,6 +268,7 @@ export async function* walkBack(
   from: Position,
 ): AsyncGenerator<CommitHeader, void, void> {
   const base = (await disk.checkpoint?.(branch)) ?? branchStart(await readOrigin(disk, branch));
+  if (from.seq < base.seq) return; // Only fences since; the checkpoint vouches for what is before it.
   let wanted = from.commitHash;
   for (let seq = from.seq; seq > base.seq; seq--) {
     const { header } = await readCommit(disk, branch, seq);

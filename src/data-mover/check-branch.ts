@@ -8,8 +8,9 @@
  */
 import { type ExtentMap, EMPTY_MAP, extentMapBuilder, overlay, SOURCE_LIMIT, SOURCE_ZERO } from "#model/extent-map.ts";
 import type { CommitIndex } from "#model/format/commit-index.ts";
-import { type DecodedHeader, FLAG_APP_CONSISTENT, FLAG_POINT_CLEAN } from "#model/format/header.ts";
-import { parseNumbered } from "#model/format/object-names.ts";
+import { type DecodedHeader, FLAG_APP_CONSISTENT, FLAG_POINT_CLEAN, parseContainerId } from "#model/format/header.ts";
+import type { Anchor } from "#model/format/manifest.ts";
+import { type DiskNames, parseNumbered } from "#model/format/object-names.ts";
 import type { BranchOrigin } from "#model/format/records.ts";
 import { BLOCK_SIZE } from "#model/units.ts";
 import { type ContainerState, lookAtContainer } from "./check-container.ts";
@@ -49,9 +50,20 @@ export interface BranchState {
   readonly origin: BranchOrigin | undefined;
   readonly commits: ReadonlyMap<number, CommitFacts>;
   readonly startHash: string | undefined;
+  /** At and below the floor; none without one. */
+  readonly anchors: readonly HeldAnchor[];
+}
+
+/** An anchor at or below the floor of its branch: nothing else opens the disk there. */
+export interface HeldAnchor {
+  readonly anchor: Anchor;
+  /** Findings for which it cannot be read. */
+  readonly broken: readonly number[];
 }
 
 export interface OpenBranch extends BranchState {
+  /** Where the line begins, when what was before it has expired. */
+  readonly floor: HeldAnchor | undefined;
   readonly commits: Map<number, CommitFacts>;
   readonly base: PositionState;
   brokenFrom: number;
@@ -70,7 +82,17 @@ export function breakAt(open: OpenBranch, seq: number, ...findings: readonly num
   for (const finding of findings) open.broken.add(finding);
 }
 
+/** The line begins at its floor. */
+export function standOn(open: OpenBranch, { anchor, broken }: HeldAnchor): void {
+  if (broken.length > 0) breakAt(open, anchor.seq, ...broken);
+}
+
 export function positionOf(open: OpenBranch, seq: number): PositionState {
+  // Below the floor only its own anchor counts; what is wrong with a container there may cost anything that is still read of it.
+  if (open.floor !== undefined && seq < open.floor.anchor.seq) {
+    const held = open.anchors.find(({ anchor }) => anchor.seq === seq);
+    return { lost: EMPTY_MAP, unreadable: held?.broken ?? [], suspects: open.suspects.map(({ finding }) => finding) };
+  }
   return {
     unreadable: seq >= open.brokenFrom ? [...open.broken] : [],
     lost: open.lost.findLast((one) => one.seq <= seq)?.map ?? EMPTY_MAP,
@@ -96,10 +118,21 @@ export async function checkBranch(
   let last: Position | undefined =
     open.startHash === undefined ? undefined : { epoch: 0, seq: 0, commitHash: open.startHash };
   let expected = 1;
+  if (open.floor !== undefined) {
+    last = open.floor.anchor;
+    expected = open.floor.anchor.seq + 1;
+  }
 
   const step = async ({ seq, key, looking }: (typeof ahead)[number]): Promise<void> => {
     const state = await looking;
     options.onRead(state.readBytes);
+    if (open.floor !== undefined && seq <= open.floor.anchor.seq) {
+      // No part of the line any more, and perhaps a container of something that is.
+      const finding = addFaults(options, "commit", key, state, where);
+      if (finding !== undefined) open.suspects.push({ seq: 0, finding });
+      nameSegments(state, to.named, names);
+      return;
+    }
     if (seq > expected) {
       const which = seq === expected + 1 ? `Commit ${expected} is` : `Commits ${expected} to ${seq - 1} are`;
       const message = `${which} missing, and commit ${seq} is there`;
@@ -165,6 +198,14 @@ export async function checkBranch(
     if (ahead.length > COMMITS_AHEAD) await step(ahead.shift()!);
   }
   while (ahead.length > 0) await step(ahead.shift()!);
+}
+
+/** A commit that has expired still says whose its segments were. */
+function nameSegments({ index }: ContainerState, named: NamedSegments, names: DiskNames): void {
+  for (const { containerId } of index?.segments ?? []) {
+    const { term, counter } = parseContainerId(containerId)!; // The decoder let only such ids pass.
+    named.unnamed.delete(names.segment(term, counter));
+  }
 }
 
 /** What the commit's own frames and its segments have, and which blocks that costs. */

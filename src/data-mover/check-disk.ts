@@ -17,11 +17,14 @@ import {
   breakAt,
   checkBranch,
   positionOf,
+  standOn,
   type BranchState,
+  type HeldAnchor,
   type OpenBranch,
   type PositionState,
 } from "./check-branch.ts";
 import { lookAtContainer } from "./check-container.ts";
+import { checkLedger } from "./check-ledger.ts";
 import { addFaults, lookOf, wrongSegment, type DiskCheckOptions, type NamedSegments } from "./check-objects.ts";
 import { listFolders } from "./store-groups.ts";
 
@@ -61,10 +64,12 @@ export async function checkDisk(options: DiskCheckOptions): Promise<DiskState> {
     return positionOf(found, seq);
   };
 
+  const held = await heldBelow();
   const origins = await readOrigins();
   for (const { branch, origin, fault } of inOrder(origins)) {
     const parent = origin?.parent;
-    const base = parent === undefined ? SOUND : stateAt(parent.branch, parent.seq);
+    const floor = held.floorOf(branch);
+    const base = parent === undefined || floor !== undefined ? SOUND : stateAt(parent.branch, parent.seq);
     const open: OpenBranch = {
       branch,
       origin,
@@ -75,11 +80,14 @@ export async function checkDisk(options: DiskCheckOptions): Promise<DiskState> {
       broken: new Set(),
       lost: base.lost.count === 0 ? [] : [{ seq: 0, map: base.lost }],
       suspects: base.suspects.map((finding) => ({ seq: 0, finding })),
+      floor,
+      anchors: held.anchorsOf(branch),
     };
-    if (base.unreadable.length > 0) breakAt(open, 0, ...base.unreadable);
+    if (open.floor !== undefined) standOn(open, open.floor);
+    else if (base.unreadable.length > 0) breakAt(open, 0, ...base.unreadable);
     // Without its record nobody finds what a branch starts from; only of `root` that is known (branch-reader.ts).
     if (fault !== undefined && branch !== "root") breakAt(open, 0, fault);
-    if (parent !== undefined) checkParent(open, branches.get(parent.branch));
+    if (parent !== undefined && open.floor === undefined) checkParent(open, branches.get(parent.branch));
     branches.set(branch, open);
     await checkBranch(options, open, { named, tally, epochs });
   }
@@ -92,6 +100,14 @@ export async function checkDisk(options: DiskCheckOptions): Promise<DiskState> {
       if (finding !== undefined) segmentSuspects.push({ cycle: state.header?.cycle ?? 0, finding });
     }
   } else {
+    // Their commits are gone, and maps still name them.
+    for (const key of [...unnamed].filter((one) => held.named.has(one))) {
+      unnamed.delete(key);
+      const state = await lookAtContainer(context, lookOf(options, key, segments.get(key)!));
+      options.onRead(state.readBytes);
+      const finding = addFaults(options, "segment", key, state) ?? wrongSegment(options, key, state);
+      if (finding !== undefined) segmentSuspects.push({ cycle: state.header?.cycle ?? 0, finding });
+    }
     tally.unreferencedBytes = [...unnamed].reduce((sum, key) => sum + segments.get(key)!, 0);
   }
   return {
@@ -105,6 +121,22 @@ export async function checkDisk(options: DiskCheckOptions): Promise<DiskState> {
       return more.length === 0 ? state : { ...state, suspects: [...state.suspects, ...more] };
     },
   };
+
+  /** What the manifests promise below the floors. */
+  async function heldBelow() {
+    const there = new Set(segments.keys());
+    for await (const { key } of context.store.list(names.branches)) there.add(key);
+    const { ledger, anchors, broken, named: inMaps } = await checkLedger(options, there);
+    const anchorsOf = (branch: string): HeldAnchor[] =>
+      anchors
+        .filter((anchor) => anchor.branch === branch && anchor.seq <= (ledger.floors[branch] ?? 0))
+        .map((anchor) => ({ anchor, broken: broken.get(anchor) ?? [] }));
+    return {
+      named: inMaps,
+      anchorsOf,
+      floorOf: (branch: string) => anchorsOf(branch).find(({ anchor }) => anchor.seq === ledger.floors[branch]),
+    };
+  }
 
   /** The record of every branch that has anything. */
   async function readOrigins() {
@@ -125,7 +157,8 @@ export async function checkDisk(options: DiskCheckOptions): Promise<DiskState> {
 
   function checkParent(open: OpenBranch, parent: OpenBranch | undefined): void {
     const start = open.origin!.parent!; // The caller has one.
-    const there = start.seq === 0 ? parent?.startHash : parent?.commits.get(start.seq)?.commitHash;
+    const kept = parent?.anchors.find(({ anchor }) => anchor.seq === start.seq)?.anchor.commitHash;
+    const there = start.seq === 0 ? parent?.startHash : (parent?.commits.get(start.seq)?.commitHash ?? kept);
     if (there === start.commitHash || (parent !== undefined && positionOf(parent, start.seq).unreadable.length > 0))
       return;
     breakAt(

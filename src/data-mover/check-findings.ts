@@ -13,10 +13,13 @@ export type ObjectKind =
   | "origin"
   | "commit"
   | "segment"
+  | "manifest"
+  | "map"
   | "group-claim"
   | "barrier"
   | "point"
   | "catalog"
+  | "collection"
   | "reserved"
   | "scratch"
   | "unknown";

@@ -16,7 +16,7 @@ import {
   type Mac,
   type PointRecord,
 } from "#model/format/records.ts";
-import type { CommitFacts } from "./check-branch.ts";
+import type { CommitFacts, HeldAnchor } from "./check-branch.ts";
 import type { DiskState } from "./check-disk.ts";
 import type { Findings } from "./check-findings.ts";
 import type { CheckRecords } from "./check-records.ts";
@@ -56,7 +56,7 @@ export async function checkGroup(options: {
       wrong: (found) => wrongBarrier(found, barrier) ?? wrongCut(found),
     });
     barriers.set(barrier, record);
-    if (record !== undefined) points.push(judgePoint(record, key));
+    if (record !== undefined && !hasExpired(record)) points.push(judgePoint(record, key));
   }
   await checkKept();
   noticeUnnamedCuts();
@@ -135,6 +135,15 @@ export async function checkGroup(options: {
     return { groupId, id, cutAtMs: record.cutAtMs, state, lostBytes: lostBlocks * 4096 };
   }
 
+  /** The collector takes the barrier too, when it comes by. */
+  function hasExpired({ members }: BarrierRecord): boolean {
+    return members.some(({ diskId, branch, seq }) => {
+      const anchors = disks.get(diskId)?.branches.get(branch)?.anchors ?? [];
+      const floor = Math.max(0, ...anchors.map(({ anchor }) => anchor.seq));
+      return seq > 0 && seq < floor && !anchors.some(({ anchor }) => anchor.seq === seq);
+    });
+  }
+
   function missingDisk(member: BarrierMember, key: string): number {
     const message = `It names disk "${member.diskId}", of which the store has nothing`;
     return findings.add({ code: "OBJECT_MISSING", kind: "barrier", key, message, diskId: member.diskId });
@@ -157,7 +166,7 @@ export async function checkGroup(options: {
       const message = `It names the start of branch "${branch}" of disk "${diskId}" with another hash`;
       return [findings.add({ code: "CHAIN_BROKEN", kind: "barrier", key, message, ...where })];
     }
-    const commit = line.commits.get(seq);
+    const commit = line.commits.get(seq) ?? heldCommit(line.anchors, seq);
     if (commit === undefined) {
       const newest = Math.max(0, ...line.commits.keys());
       if (seq <= newest) return []; // Damaged, or a hole: found at its place.
@@ -175,6 +184,12 @@ export async function checkGroup(options: {
     if (commit.commitHash === commitHash && commit.epoch === epoch && commit.counts && !commit.fence) return [];
     const message = `It names commit ${seq} of branch "${branch}" of disk "${diskId}", and the one that is there is another (hash ${commit.commitHash}, epoch ${commit.epoch})`;
     return [findings.add({ code: "CHAIN_BROKEN", kind: "barrier", key, message, ...where })];
+  }
+
+  /** What an anchor says of the commit after which it stands. */
+  function heldCommit(anchors: readonly HeldAnchor[], seq: number) {
+    const anchor = anchors.find((held) => held.anchor.seq === seq)?.anchor;
+    return anchor && { commitHash: anchor.commitHash, epoch: anchor.epoch, counts: true, fence: false };
   }
 
   function parseBarrier(key: string): string {

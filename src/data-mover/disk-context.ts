@@ -3,6 +3,8 @@
  * sealed, and the clock and chance that space out retries. (No decision about safety is made by either.)
  */
 import { isFault, type Fault } from "#model/fault.ts";
+import type { Position as LedgerPosition } from "#model/collection/ledger.ts";
+import type { Anchor } from "#model/format/manifest.ts";
 import type { DiskNames } from "#model/format/object-names.ts";
 import type { Clock } from "#ports/clock.ts";
 import type { ObjectStore } from "#ports/object-store.ts";
@@ -26,6 +28,21 @@ export interface DiskContext extends StoreContext {
   readonly codec: CommitCodec;
   /** What the newest manifest says of a branch: commits up to it are not read, and may be gone. Without: the branch's origin. */
   readonly checkpoint?: (branch: string) => Promise<Checkpoint | undefined>;
+  /** What is promised of its history, and how to be promised something. Without: nothing is ever collected. */
+  readonly ledger?: DiskLedger;
+}
+
+/** See disk-ledger.ts. */
+export interface DiskLedger {
+  /** The anchor just there, if there is one. */
+  anchorAt(position: LedgerPosition): Promise<Anchor | undefined>;
+  /** Whether the disk can be opened there as far as the newest version says; that the commit exists it does not say. */
+  isOpenable(position: LedgerPosition): Promise<boolean>;
+  /** Needed before the branch exists: its start stays openable as long as it is read from there. Throws POINT_NOT_FOUND when it is no history any more. */
+  beginBranch(branch: string, parent: LedgerPosition): Promise<void>;
+  /** The position stays openable until `release`. Throws POINT_NOT_FOUND when it is no history any more. */
+  pin(pin: { readonly id: string; readonly holder: string }, position: LedgerPosition): Promise<void>;
+  release(id: string): Promise<void>;
 }
 
 export interface RetryLimits {

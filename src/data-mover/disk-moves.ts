@@ -129,7 +129,10 @@ async function fenceBehindDamage(
   }
 }
 
-/** A new line of commits from a state of its parent. The same operation, repeated, must ask for the same; anything else is REFUSED. */
+/**
+ * A new line of commits from a state of its parent, which stays openable from before the branch exists. Throws POINT_NOT_FOUND when it has expired. The same operation, repeated, must ask for the same; anything else
+ * is REFUSED.
+ */
 export async function createBranch(
   disk: DiskContext,
   request: {
@@ -148,6 +151,7 @@ export async function createBranch(
     operation,
     createdAtMs: disk.clock.now(),
   };
+  await disk.ledger?.beginBranch(branch, request.parent); // [promised first]
   const there = await createOrigin(disk, wanted);
   const same =
     there.operation === operation &&

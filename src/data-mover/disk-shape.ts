@@ -13,6 +13,10 @@ export async function diskShape(
   disk: DiskContext,
   position: { readonly branch: string; readonly seq: number },
 ): Promise<DiskShape> {
+  const floor = (await disk.checkpoint?.(position.branch))?.seq ?? 0;
+  // Below the floor there are anchors, and perhaps no commits.
+  const kept = await disk.ledger?.anchorAt(position.seq > 0 ? position : { ...position, seq: floor });
+  if (kept !== undefined) return { sizeBytes: kept.sizeBytes, sectorBytes: kept.sectorBytes };
   const seq = position.seq > 0 ? position.seq : await firstSlot(disk, position.branch);
   if (seq !== undefined) {
     const { diskSizeBytes, sectorBytes } = decodeHeader((await readCommit(disk, position.branch, seq)).prefix);

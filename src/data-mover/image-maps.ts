@@ -4,6 +4,9 @@
  * Opening reads the commits since the nearest anchor, and no map. A shard's map is read when a block of it is asked for; those that were used last
  * stay, up to a bound. Without an anchor the commits are the whole map, and it stays in memory.
  *
+ * An anchor may be gone when its map is wanted, and the position, if somebody needs it, is promised by a newer one: then the image is opened once more by
+ * the newest manifest, and goes on. What was read before stays good, for both say the same of the same frames.
+ *
  * Source: docs/format.md, "Reading a disk".
  */
 import type { ExtentMap } from "#model/extent-map.ts";
@@ -34,8 +37,6 @@ export async function openImageMaps(
   options: { readonly mapBytes: number },
 ): Promise<ImageMaps> {
   const { disk, keyring, storeId } = access;
-  const { anchors } = await readNewestManifest(access);
-  const { base, replay } = await readFrom(access, position, anchors);
   let frameBase = 0;
   /** Containers are made when a block of them is read: an image names thousands of which most are never touched. */
   const containersOf = (shard: Pick<Shard, "container">): ShardView["container"] => {
@@ -58,13 +59,29 @@ export async function openImageMaps(
     };
   };
 
-  const inUse = placesInUse(replay);
-  const replayed = containersOf({ container: (source) => inUse[source]! });
-  const whole: ShardView = { extents: replay.extents, container: replayed };
+  interface Opened {
+    readonly no: number;
+    readonly anchors: readonly Anchor[];
+    readonly base: Anchor | undefined;
+    readonly replay: Replay;
+    readonly replayed: ShardView["container"];
+    readonly whole: ShardView;
+  }
+  const open = async (): Promise<Opened> => {
+    const { highest, anchors } = await readNewestManifest(access);
+    const { base, replay } = await readFrom(access, position, anchors);
+    const inUse = placesInUse(replay);
+    const replayed = containersOf({ container: (source) => inUse[source]! });
+    return { no: highest, anchors, base, replay, replayed, whole: { extents: replay.extents, container: replayed } };
+  };
+  let opened = await open();
+  let reopening: Promise<Opened> | undefined;
   const resident = lruCache<ShardView>(options.mapBytes);
   const coming = new Map<number, Promise<ShardView>>();
-  const load = async (from: Anchor, shard: number): Promise<ShardView> => {
-    const older = await readShard(access, from, { shard, anchors });
+
+  const loadFrom = async ({ base, anchors, replay, replayed, whole }: Opened, shard: number): Promise<ShardView> => {
+    if (base?.maps.some((map) => map.shard === shard) !== true) return whole;
+    const older = await readShard(access, base, { shard, anchors });
     const merged = mergeShard(older, replay, { shard, cipher: keyring.cipher });
     const mapped = containersOf(merged);
     const view: ShardView = {
@@ -74,14 +91,28 @@ export async function openImageMaps(
     resident.set(shard, view, Math.min(options.mapBytes, bytesOf(merged, older))); // One stays, however large it is.
     return view;
   };
+  const load = async (shard: number): Promise<ShardView> => {
+    const from = opened;
+    try {
+      return await loadFrom(from, shard);
+    } catch (error) {
+      if (!isUnusable(error)) throw error;
+      if (opened === from) {
+        if ((await readNewestManifest(access)).highest === from.no) throw error;
+        reopening ??= open().finally(() => (reopening = undefined));
+        opened = await reopening;
+      }
+      return loadFrom(opened, shard);
+    }
+  };
 
   return {
-    shape: replay.shape,
+    shape: opened.replay.shape,
     at(shard) {
-      if (base?.maps.some((map) => map.shard === shard) !== true) return whole;
+      if (opened.base?.maps.some((map) => map.shard === shard) !== true) return opened.whole;
       const known = resident.get(shard) ?? coming.get(shard);
       if (known !== undefined) return known;
-      const loading = load(base, shard).finally(() => coming.delete(shard));
+      const loading = load(shard).finally(() => coming.delete(shard));
       coming.set(shard, loading);
       return loading;
     },

@@ -92,13 +92,13 @@ export async function replayLine(
   return ended(false);
 }
 
-/** The disk as if `base` were as far as its history had been collected. */
-function startingAt(disk: DiskContext, base: Anchor | undefined): DiskContext {
+/**
+ * The disk as if its history had been collected up to `base`, and nowhere else: a floor says that commits need not be read, and not what they left on
+ * the disk. Where they are gone, and no anchor says that, there is a hole.
+ */
+function startingAt({ checkpoint: _, ...disk }: DiskContext, base: Anchor | undefined): DiskContext {
   if (base === undefined) return disk;
-  return {
-    ...disk,
-    checkpoint: async (branch) => (branch === base.branch ? base : disk.checkpoint?.(branch)),
-  };
+  return { ...disk, checkpoint: async (branch) => (branch === base.branch ? base : undefined) };
 }
 
 /** Seq 0 of a branch whose first commit has `chain`. */
@@ -135,7 +135,7 @@ function placesOf(
 
 /** Where a container lies. */
 export function containerKey(
-  disk: DiskContext,
+  disk: Pick<DiskContext, "names">,
   { containerId, commit }: Pick<ShardContainer, "containerId" | "commit">,
 ): string {
   if (commit !== undefined) return disk.names.commit(commit.branch, commit.seq);

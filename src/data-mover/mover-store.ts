@@ -9,6 +9,7 @@ import { decodeStoreRecord, encodeStoreRecord, type StoreRecord } from "#model/f
 import { groupContext, type GroupContext } from "./barriers.ts";
 import { containerCodec, type DiskShape } from "./container-codec.ts";
 import { createOnce } from "./create-once.ts";
+import { withLedger } from "./disk-ledger.ts";
 import { readIfThere, type DiskContext, type StoreContext } from "./disk-context.ts";
 import { openKeyring, type Keyring } from "./keyring.ts";
 
@@ -74,12 +75,13 @@ export function openMoverStore(
       now: () => context.clock.now(),
       shape: () => shape,
     });
+    const plain = { ...context, diskId, names: diskNames(context.root, diskId), codec };
     const made: OpenedDisk = {
       storeId,
       diskId,
       shape,
       keyring,
-      context: { ...context, diskId, names: diskNames(context.root, diskId), codec },
+      context: withLedger({ disk: plain, keyring, storeId }),
     };
     opened.set(diskId, made);
     return made;

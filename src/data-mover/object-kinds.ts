@@ -10,7 +10,10 @@ const OF_DISK: readonly (readonly [ObjectKind, RegExp])[] = [
   ["origin", new RegExp(`^branches/${ID}/origin\\.json$`)],
   ["commit", new RegExp(`^branches/${ID}/journal/${NUMBER}$`)],
   ["segment", /^segments\/[0-9a-f]{8}-[0-9a-f]{12}$/],
-  ["reserved", /^(?:packs|maps|containers|manifests|tombstones|gc)\/./],
+  ["manifest", new RegExp(`^manifests/${NUMBER}$`)],
+  ["map", new RegExp(`^maps/[0-9a-f]{4}/${ID}$`)],
+  ["collection", new RegExp(`^(?:tombstones/${ID}/${ID}|gc/${NUMBER})$`)],
+  ["reserved", /^(?:packs|containers)\/./],
 ];
 
 const OF_GROUP: readonly (readonly [ObjectKind, RegExp])[] = [

@@ -117,6 +117,7 @@ export async function bookmark(
   for (const other of (await readBookmarks(group, bookmarks)).values()) {
     if (other.name === name && other.barrier.barrier !== barrier) throw nameTaken(group, name, other);
   }
+  await pinPoint(group, { id: `bookmark/${point.id}`, holder: "" }, point.members);
   const record: PointRecord = {
     barrier: await readBarrier(group, barrier).then((found) => found!), // `readPoint` has just seen it, and barriers do not change.
     kind: "bookmark",
@@ -137,6 +138,23 @@ export async function bookmark(
   });
   if (taken !== undefined) throw nameTaken(group, name, taken);
   return pointOf(record.barrier, record);
+}
+
+/**
+ * Whatever expires from now on, the point stays, until `releasePoint`. Throws POINT_NOT_FOUND when one of its disks has it no more; what was pinned of
+ * it then stays pinned under this id.
+ */
+export async function pinPoint(
+  group: GroupContext,
+  pin: { readonly id: string; readonly holder: string },
+  members: RecoveryPoint["members"],
+): Promise<void> {
+  const seen = members.filter(({ diskId }) => group.unseen?.has(diskId) !== true);
+  await Promise.all(seen.map((member) => group.disk(member.diskId).ledger?.pin(pin, member)));
+}
+
+export async function releasePoint(group: GroupContext, id: string, diskIds: readonly string[]): Promise<void> {
+  await Promise.all(diskIds.map((diskId) => group.disk(diskId).ledger?.release(id)));
 }
 
 async function readBookmarks(group: GroupContext, { mac, log }: Bookmarks): Promise<Map<number, PointRecord>> {
@@ -189,19 +207,33 @@ function pointCheck(group: GroupContext, branch?: string): PointCheck {
       const origin = await readOrigin(disk, branch);
       return { position: branchStart(origin), parent: origin.parent };
     });
-  /** No slot is missing up to `seq`, nor in the parents up to where the branch left them. */
+  /** Below the floor of its branch there are anchors, and nothing else. */
+  const isKept = async (disk: DiskContext, { branch, seq, ...commit }: Place): Promise<boolean> => {
+    if (seq === 0) {
+      const { parent } = await readOrigin(disk, branch);
+      return parent === undefined || (await isKeptOrWhole(disk, parent));
+    }
+    const anchor = await disk.ledger?.anchorAt({ branch, seq });
+    return anchor?.commitHash === commit.commitHash && (commit.epoch === undefined || anchor.epoch === commit.epoch);
+  };
+  const isKeptOrWhole = async (disk: DiskContext, place: Place): Promise<boolean> => {
+    const { seq } = (await startOf(disk, place.branch)).position;
+    return place.seq < seq ? isKept(disk, place) : isWhole(disk, place.branch, place.seq);
+  };
+  /** No slot is missing up to `seq`, nor in the parents up to where the branch left them; or they are kept otherwise. */
   const isWhole = async (disk: DiskContext, branch: string, seq: number): Promise<boolean> => {
     const { position, parent } = await startOf(disk, branch);
     const end = await remember(ends, `${disk.diskId}/${branch}`, () => endOfRow(disk, branch, position.seq));
-    return seq <= end && (parent === undefined || (await isWhole(disk, parent.branch, parent.seq)));
+    return seq <= end && (parent === undefined || (await isKeptOrWhole(disk, parent)));
   };
 
   const isThere = async (member: BarrierMember): Promise<boolean> => {
     if (group.unseen?.has(member.diskId)) return true;
     if (!group.isMember(member.diskId)) return false;
     const disk = group.disk(member.diskId);
-    if (!(await isWhole(disk, member.branch, member.seq))) return false;
     const start = (await startOf(disk, member.branch)).position;
+    if (member.seq < start.seq || (member.seq === 0 && start.seq > 0)) return isKept(disk, member);
+    if (!(await isWhole(disk, member.branch, member.seq))) return false;
     if (member.seq === start.seq) return member.commitHash === start.commitHash;
     const commit = await commitAt(disk, member, member.seq);
     if (commit === undefined || commit.kind === "fence") return false;
@@ -251,6 +283,14 @@ function pointCheck(group: GroupContext, branch?: string): PointCheck {
       }
     },
   };
+}
+
+interface Place {
+  readonly branch: string;
+  readonly seq: number;
+  readonly commitHash: string;
+  /** Left out by who does not know it. */
+  readonly epoch?: number;
 }
 
 interface BranchBegin {

@@ -11,7 +11,8 @@ import { DAY_MS, JOURNAL_WINDOW_MS_MOST } from "./retention/policy.ts";
 /** The longest journal window that a policy offers. */
 export const ANCHOR_WINDOW_MS: number = JOURNAL_WINDOW_MS_MOST;
 
-export function thinAnchors(anchors: readonly Anchor[]): Anchor[] {
+/** `isNeeded`: whoever has only this anchor to open the disk by, or reads by it. */
+export function thinAnchors(anchors: readonly Anchor[], isNeeded: (anchor: Anchor) => boolean = () => false): Anchor[] {
   const newestMs = Math.max(0, ...anchors.map(({ cutAtMs }) => cutAtMs));
   const lastOfDay = new Map<string, Anchor>();
   for (const anchor of anchors) {
@@ -19,5 +20,7 @@ export function thinAnchors(anchors: readonly Anchor[]): Anchor[] {
     if (anchor.seq >= (lastOfDay.get(day)?.seq ?? 0)) lastOfDay.set(day, anchor);
   }
   const kept = new Set(lastOfDay.values());
-  return anchors.filter((anchor) => anchor.cutAtMs > newestMs - ANCHOR_WINDOW_MS || kept.has(anchor));
+  return anchors.filter(
+    (anchor) => anchor.cutAtMs > newestMs - ANCHOR_WINDOW_MS || kept.has(anchor) || isNeeded(anchor),
+  );
 }

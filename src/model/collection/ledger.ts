@@ -116,7 +116,8 @@ export function garbageKeys(ledger: Ledger, listing: Listing): string[] {
   const objects = [...listing.commits, ...listing.maps];
   // A newest commit stays when its segments go, and goes on naming them.
   const there = new Set([...objects.map(({ key }) => key), ...listing.segments]);
-  const once = new Set(objects.flatMap(({ key, names }) => [key, ...names]));
+  // First what is only named, then who names it: of what was cut off between the two, nobody would know any more.
+  const once = new Set([...objects.flatMap(({ names }) => names), ...objects.map(({ key }) => key)]);
   return [...once].filter((key) => there.has(key) && !needed.has(key) && !condemned.has(key));
 }
 

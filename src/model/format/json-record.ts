@@ -22,7 +22,8 @@ export function canonicalJson(value: unknown): string {
   return `{${members.map(([name, member]) => `${JSON.stringify(name)}:${canonicalJson(member)}`).join(",")}}`;
 }
 
-export function decodeRecord(data: Uint8Array, key: string): JsonObject {
+/** `formatMost`: of a kind of record that has later formats, the newest that is known. */
+export function decodeRecord(data: Uint8Array, key: string, formatMost: number = RECORD_FORMAT): JsonObject {
   let value: unknown;
   try {
     value = JSON.parse(utf8Text(data));
@@ -33,10 +34,10 @@ export function decodeRecord(data: Uint8Array, key: string): JsonObject {
   const format = json["format"];
   if (typeof format !== "number" || !Number.isSafeInteger(format) || format < 1)
     throw damagedRecord(key, "it names no format");
-  if (format > RECORD_FORMAT) {
+  if (format > formatMost) {
     throw new Fault(
       "FORMAT_UNSUPPORTED",
-      `Object "${key}" has format ${format}, and this program reads format ${RECORD_FORMAT}`,
+      `Object "${key}" has format ${format}, and this program reads format ${formatMost}`,
       {
         details: { key },
         hint: "Read it with the version of Leeward that wrote it, or a newer one.",

@@ -7,7 +7,9 @@
  *   is out of date says less, and nothing wrong;
  * - the MAC covers the whole record, and with `head` the header and index of each map shard: nobody without the disk's key can make one,
  *   move it to another disk or put another shard in its place. That there is a newer manifest it cannot show;
- * - nothing here is needed to read the disk: without manifests the commits say everything.
+ * - as long as nothing was collected, nothing here is needed to read the disk: without manifests the commits say everything. Once a branch has a
+ *   floor, what lies below it is read by its anchors alone;
+ * - a manifest with a ledger has format 2: a program that does not know ledgers adds no version that would forget one.
  *
  * Source: docs/format.md, "Manifests".
  */
@@ -23,6 +25,7 @@ import {
   RECORD_FORMAT,
   recordFields,
 } from "./json-record.ts";
+import { ledgerFrom, type LedgerRecord, ledgerToJson } from "./ledger-record.ts";
 import { isBranchId, isCommitHash, isDiskId, type Mac } from "./records.ts";
 import { utf8Bytes } from "./utf8.ts";
 
@@ -68,7 +71,11 @@ export interface Manifest {
   readonly createdAtMs: number;
   /** In the order in which they were made. */
   readonly anchors: readonly Anchor[];
+  /** What of the history is promised. Without: all of it. */
+  readonly ledger?: LedgerRecord;
 }
+
+const LEDGER_FORMAT = 2;
 
 /** Shards that several anchors share are written once: `maps` is a table, an anchor lists places in it. */
 export function encodeManifest(manifest: Manifest, mac: Mac): Uint8Array {
@@ -83,15 +90,17 @@ export function encodeManifest(manifest: Manifest, mac: Mac): Uint8Array {
       return place;
     }),
   }));
-  const record = { ...manifest, maps, anchors };
-  return encodeRecord({ ...record, mac: macOf({ format: RECORD_FORMAT, ...record }, mac) });
+  const { ledger, ...plain } = manifest;
+  const format = ledger === undefined ? RECORD_FORMAT : LEDGER_FORMAT;
+  const record = { format, ...plain, maps, anchors, ...(ledger !== undefined && { ledger: ledgerToJson(ledger) }) };
+  return encodeRecord({ ...record, mac: macOf(record, mac) });
 }
 
-/** Throws OBJECT_CORRUPT (also when the MAC does not hold), FORMAT_UNSUPPORTED. */
-export function decodeManifest(data: Uint8Array, key: string, mac: Mac): Manifest {
-  const json = decodeRecord(data, key);
+/** `mac` undefined: who wrote it is not checked. Throws OBJECT_CORRUPT (also when the MAC does not hold), FORMAT_UNSUPPORTED. */
+export function decodeManifest(data: Uint8Array, key: string, mac: Mac | undefined): Manifest {
+  const json = decodeRecord(data, key, LEDGER_FORMAT);
   const { mac: stored, ...rest } = json;
-  if (stored !== macOf(rest, mac)) throw damagedRecord(key, "its MAC does not hold");
+  if (mac !== undefined && stored !== macOf(rest, mac)) throw damagedRecord(key, "its MAC does not hold");
   const read = recordFields(json, key);
   const maps = read.list("maps", (value) => mapReference(memberObject(value, key, "map"), key));
   return {
@@ -101,6 +110,7 @@ export function decodeManifest(data: Uint8Array, key: string, mac: Mac): Manifes
     writerId: read.text("writerId"),
     createdAtMs: read.number("createdAtMs"),
     anchors: read.list("anchors", (value) => anchorFrom(memberObject(value, key, "anchor"), key, maps)),
+    ...(json["format"] === LEDGER_FORMAT && { ledger: ledgerFrom(memberObject(json["ledger"], key, "ledger"), key) }),
   };
 }
 
