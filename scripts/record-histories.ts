@@ -4,13 +4,10 @@
  * Do this when a workflow's behaviour was changed on purpose, for new runs only, behind `patched()`: the old files stay, and the new ones
  * get the next number. A history that no longer replays means that running groups would stop.
  */
-import { mkdir, readdir, writeFile } from "node:fs/promises";
-import path from "node:path";
-import { historyToJSON } from "@temporalio/common/lib/proto-utils.js";
 import { Fault } from "#model/fault.ts";
-import { openHarness, type Harness, type TestGroup } from "../test/support/group-harness.ts";
+import { openHarness, type TestGroup } from "../test/support/group-harness.ts";
+import { nextNumber, recordHistories } from "./history-files.ts";
 
-const folder = path.join(import.meta.dirname, "../test/histories");
 const LOST = { operationId: "f1", mode: "unplanned", point: "latest", sourceLost: true } as const;
 
 const scenes: Readonly<Record<string, (group: TestGroup) => Promise<void>>> = {
@@ -87,41 +84,14 @@ const scenes: Readonly<Record<string, (group: TestGroup) => Promise<void>>> = {
 const wanted = process.argv.slice(2);
 const harness = await openHarness();
 try {
-  await mkdir(folder, { recursive: true });
-  const number = 1 + Math.max(0, ...(await readdir(folder)).map((name) => Number(/^(\d+)-/.exec(name)?.[1] ?? 0)));
+  const number = await nextNumber();
   for (const [name, play] of Object.entries(scenes)) {
     if (wanted.length > 0 && !wanted.includes(name)) continue;
     const group = await harness.world({ machineNames: name === "way-back" ? ["web", "db"] : ["web"] });
     await group.protected();
     await play(group);
-    await record(harness, group, `${String(number).padStart(3, "0")}-${name}`);
+    await recordHistories(harness.temporal, `group/${group.groupId}`, `${String(number).padStart(3, "0")}-${name}`);
   }
 } finally {
   await harness.stop();
-}
-
-/** The group and everything it started. A file says which workflow it was: replayed under another id it would fail misleadingly. */
-async function record({ temporal }: Harness, group: TestGroup, name: string): Promise<void> {
-  const ids: string[] = [];
-  for await (const { workflowId } of temporal.client.workflow.list())
-    if (workflowId === `group/${group.groupId}` || workflowId.startsWith(`group/${group.groupId}/`))
-      ids.push(workflowId);
-  for (const workflowId of ids) {
-    const history = await temporal.client.workflow.getHandle(workflowId).fetchHistory();
-    const part = workflowId
-      .split("/")
-      .slice(2)
-      .filter((word) => !/^(protect-|f1|t1)/.test(word))
-      .join("-");
-    const file = path.join(folder, `${name}${part === "" ? "" : `-${part}`}.json`);
-    const events = JSON.parse(historyToJSON(history)) as unknown;
-    await writeFile(file, `${JSON.stringify({ workflowId, history: events }, neutral)}\n`);
-    console.log(path.relative(process.cwd(), file));
-  }
-}
-
-/** Where it was recorded is nobody's business, and replay does not look at it. */
-function neutral(key: string, value: unknown): unknown {
-  if (key === "stackTrace") return "";
-  return key === "identity" ? "recorded" : value;
 }

@@ -6,6 +6,7 @@
  */
 import { Fault, faultFromJson } from "#model/fault.ts";
 import type { JsonValue } from "#model/json.ts";
+import { planOfRun } from "#model/plan/run-id.ts";
 import type { Random } from "#ports/random.ts";
 import type { ApiClient } from "./contract.ts";
 import { groupOfOperation, newOperationId, type OperationKind } from "./operation-id.ts";
@@ -131,6 +132,10 @@ export function createApiClient({ url, token, patienceMs = 10_000 }: ApiClientOp
       await send({ method: "DELETE", path: `/v1/exports/${encodeURIComponent(operationId)}` });
     },
     failoverCandidates: () => get("/v1/failover-candidates"),
+    resolvePlan: (name, body) => post(`/v1/plans/${encodeURIComponent(name)}/dry-run`, body),
+    runPlan: (name, body) => post(`/v1/plans/${encodeURIComponent(name)}/runs`, identified(name, "run", body)),
+    decide: (id, body) =>
+      post(`/v1/operations/${encodeURIComponent(id)}/decisions`, identified(planOfRun(id) ?? "plan", "decide", body)),
     applyPlan: (body) => post("/v1/plans", body),
     plans: () => get("/v1/plans"),
     plan: (name, { version } = {}) => get(`/v1/plans/${encodeURIComponent(name)}`, { version }),

@@ -5,6 +5,8 @@
  * Source: docs/surface.md. Add to it, do not break it.
  */
 import type { PlanChange } from "#model/plan/plan-changes.ts";
+import type { PlanMode } from "#model/plan/recovery-plan.ts";
+import type { ResolvedPlan } from "#model/plan/resolved-plan.ts";
 import type { Machine, MachineConfig, MachineDisk, MachineNetwork } from "#ports/hypervisor.ts";
 import type { ExportStatus } from "#ports/master-target.ts";
 import type { DiskReport, RecoveryPoint } from "#ports/replication.ts";
@@ -18,6 +20,7 @@ import type {
   ReplicationPolicy,
   SetAside,
 } from "../workflows/messages.ts";
+import type { Decision } from "../workflows/plan-messages.ts";
 
 // What the CLI and the demo read of an answer; they know the API only.
 export type { LeaveStarted, OperationState, RecoveryPoint };
@@ -252,6 +255,24 @@ export interface AppliedPlan extends PlanView {
   readonly stored: boolean;
 }
 
+export interface RunPlanBody {
+  readonly mode: PlanMode;
+  /** For `unplanned`: a person says that the source is lost. */
+  readonly sourceLost?: boolean;
+  /** Left out: the newest. */
+  readonly version?: number;
+  readonly note?: string;
+  /** Although something blocks it. */
+  readonly force?: boolean;
+}
+
+export interface DecideBody {
+  readonly decision: Decision;
+  /** May be left out when only one step asks for that. */
+  readonly step?: string;
+  readonly note?: string;
+}
+
 export interface AgentView {
   readonly machine: string;
   readonly site: string;
@@ -310,6 +331,12 @@ export interface ApiClient {
   closeExport(operationId: string): Promise<void>;
   failoverCandidates(): Promise<readonly FailoverCandidate[]>;
   /** Throws PLAN_INVALID. */
+  /** The very steps that a run would execute, and what blocks them. Changes nothing. */
+  resolvePlan(name: string, body: RunPlanBody): Promise<ResolvedPlan>;
+  /** REFUSED when something blocks it. */
+  runPlan(name: string, body: RunPlanBody & { readonly operationId?: string }): Promise<OperationState>;
+  /** What a person decides about a step that asks. REFUSED when nobody is asked that. */
+  decide(operationId: string, body: DecideBody & { readonly operationId?: string }): Promise<OperationState>;
   applyPlan(body: ApplyPlanBody): Promise<AppliedPlan>;
   plans(): Promise<readonly PlanSummary[]>;
   /** The newest version, or that one. */

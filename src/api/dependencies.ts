@@ -10,6 +10,7 @@ import type { ReplicationOrder } from "#ports/replication.ts";
 import type { Random } from "#ports/random.ts";
 import type { AdoptionView } from "./contract.ts";
 import type { GroupWorkflows } from "./group-workflows.ts";
+import type { PlanRuns } from "./plan/plan-runs.ts";
 
 /** The interfaces of one site, over whatever is connected when they are called: PEER_UNREACHABLE when nothing is. */
 export interface SiteAccess {
@@ -44,6 +45,7 @@ export interface ApiDependencies {
   /** PEM, handed out with a certificate. */
   readonly orderPublicKey: string;
   readonly workflows: GroupWorkflows;
+  readonly planRuns: PlanRuns;
   /** The last order of each group that ever had one, known without Temporal. */
   readonly orders: () => readonly ReplicationOrder[];
   /** Which control this is, and the groups that it goes on with after another. */

@@ -3,6 +3,7 @@
  * groups too. A group whose workflow cannot be asked must not keep anybody from the others.
  */
 import { Fault, isFault } from "#model/fault.ts";
+import { planOfRun } from "#model/plan/run-id.ts";
 import type { GroupState, OperationState } from "../workflows/messages.ts";
 import type { ApiDependencies } from "./dependencies.ts";
 import { checkOperationId, groupOfOperation } from "./operation-id.ts";
@@ -18,7 +19,7 @@ export interface GroupDirectory {
   replicaOperation(operationId: string): Promise<OperationState>;
 }
 
-export function groupDirectory({ workflows, orders, log }: ApiDependencies): GroupDirectory {
+export function groupDirectory({ workflows, planRuns, orders, log }: ApiDependencies): GroupDirectory {
   async function groupIds(): Promise<readonly string[]> {
     const known = orders().map((order) => order.groupId);
     try {
@@ -51,6 +52,8 @@ export function groupDirectory({ workflows, orders, log }: ApiDependencies): Gro
     },
 
     async operation(operationId) {
+      const plan = planOfRun(operationId);
+      if (plan !== undefined) return await planRuns.state(plan, operationId);
       const group = groupOfOperation(operationId);
       const candidates = group === undefined ? await groupIds() : [group];
       for (const groupId of candidates) {

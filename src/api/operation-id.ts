@@ -21,7 +21,10 @@ export type OperationKind =
   | "skip"
   | "test"
   | "cleanup"
-  | "export";
+  | "export"
+  | "run"
+  | "drill"
+  | "decide";
 
 const OPERATION_ID = /^[a-z0-9][a-zA-Z0-9.-]{0,99}$/;
 const GROUP_NAME = /^[a-z0-9][a-z0-9-]{0,40}$/;

@@ -3,6 +3,8 @@
  * not checked: they come from our own types (contract.ts), and fields that are not described here pass.
  */
 import { z } from "@hono/zod-openapi";
+import { PLAN_MODES } from "#model/plan/recovery-plan.ts";
+import { DECISIONS } from "../workflows/plan-messages.ts";
 import { DRY_MOVES } from "./dry-run.ts";
 
 const count = z.number().int().nonnegative();
@@ -121,6 +123,24 @@ export const bodies = {
   plan: z
     .object({ source: z.string().max(1 << 20), note: text.exactOptional(), dryRun: z.boolean().exactOptional() })
     .openapi("ApplyPlan"),
+  runPlan: z
+    .object({
+      operationId,
+      mode: z.enum(PLAN_MODES),
+      sourceLost: z.boolean().exactOptional(),
+      version: z.number().int().min(1).exactOptional(),
+      note: text.exactOptional(),
+      force: z.boolean().exactOptional().describe("Although something blocks it"),
+    })
+    .openapi("RunPlan"),
+  decide: z
+    .object({
+      operationId,
+      decision: z.enum(DECISIONS),
+      step: text.exactOptional().describe("May be left out when only one step asks for that"),
+      note: text.exactOptional(),
+    })
+    .openapi("Decide"),
   nothing: z.object({}),
 };
 
@@ -224,6 +244,17 @@ const plan = z
 
 export const answers = {
   plan,
+  resolvedPlan: z
+    .looseObject({
+      plan: z.string(),
+      version: count,
+      mode: z.enum(PLAN_MODES),
+      steps: z.array(z.looseObject({ id: z.string(), after: z.array(z.string()), expectedMs: count.optional() })),
+      leftOut: z.array(z.looseObject({ step: z.string(), why: z.string() })),
+      predicted: z.looseObject({ rtoMs: count.optional(), rpoMs: count.nullable() }),
+      blockers: z.array(z.looseObject({ step: z.string(), message: z.string() })),
+    })
+    .openapi("ResolvedPlan"),
   appliedPlan: plan.extend({ stored: z.boolean() }),
   plans: z.array(
     z.looseObject({ name: z.string(), version: count, groups: z.array(z.string()), problem: z.string().optional() }),

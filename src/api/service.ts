@@ -189,7 +189,8 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
     },
 
     async operations() {
-      const all = (await directory.states()).flatMap((state) => state.operations);
+      const [states, runs] = await Promise.all([directory.states(), dependencies.planRuns.list()]);
+      const all = [...states.flatMap((state) => state.operations), ...runs];
       return all.toSorted((a, b) => b.startedAtMs - a.startedAtMs);
     },
 
@@ -209,6 +210,10 @@ export function createApiService(dependencies: ApiDependencies, by = "operator")
         throw new Fault("REFUSED", `Operation "${operationId}" is ${operation.state}, it cannot be cancelled`, {
           details: { operationId },
         });
+      }
+      if (operation.plan !== undefined) {
+        await dependencies.planRuns.cancel(operation.plan.name, operationId);
+        return await directory.operation(operationId);
       }
       if (operation.workflowId === groupWorkflowId(operation.groupId)) {
         throw new Fault(

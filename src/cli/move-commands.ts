@@ -1,7 +1,8 @@
 /** The moves people make in an emergency, and the operations behind them. */
 import { Option, type Command } from "commander";
 import { Fault } from "#model/fault.ts";
-import type { ApiClient, FailoverCandidate, LeaveStarted } from "../api/contract.ts";
+import { planOfRun } from "#model/plan/run-id.ts";
+import type { ApiClient, FailoverCandidate, LeaveStarted, DecideBody } from "../api/contract.ts";
 import { globalOptions, outputOf, parseDuration, type CliDependencies, type WaitOptions } from "./context.ts";
 import { beforeMove, setAsideText } from "./dry-run.ts";
 import { describeGroup } from "./group-commands.ts";
@@ -286,7 +287,7 @@ export function addMoveCommands(program: Command, { client, stop }: CliDependenc
           ...list.map((one) => [
             one.operationId,
             one.kind,
-            one.groupId,
+            one.plan === undefined ? one.groupId : `plan ${one.plan.name}`,
             one.state,
             new Date(one.startedAtMs).toISOString(),
             one.endedAtMs === undefined ? "–" : duration(one.endedAtMs - one.startedAtMs),
@@ -317,24 +318,58 @@ export function addMoveCommands(program: Command, { client, stop }: CliDependenc
     });
   operation
     .command("retry")
-    .argument("<id>", "a failover or a change of point")
-    .argument("[machine]", "which one; left out: all that did not start")
-    .description("start the machines that did not start; the others run on")
+    .argument("<id>", "a failover, a change of point, or the run of a plan")
+    .argument("[machine]", "which one; left out: all that did not start. Of a run: the step")
+    .option("--note <text>", "of a run: kept with the decision")
+    .description("start the machines that did not start; the others run on. Of a run: begin a failed step again")
     .option("--no-wait", "print the operation id and return")
     .option("--timeout <duration>", "stop waiting after this time")
-    .action(async (id: string, machine: string | undefined, options: WaitOptions, command: Command) => {
+    .action(async (id: string, machine: string | undefined, options: WaitOptions & MoveOptions, command: Command) => {
       const { api, output } = reach(command);
+      if (planOfRun(id) !== undefined) return await decide(command, { id, step: machine, decision: "retry" });
       const start = () => api.retryOperation(id, machine === undefined ? {} : { machine });
       await startAndWatch(start, api, output, { ...options, stop });
     });
   operation
     .command("skip")
-    .argument("<id>", "a failover or a change of point")
-    .description("go on without the machines that did not start")
-    .action(async (id: string, _: unknown, command: Command) => {
+    .argument("<id>", "a failover, a change of point, or the run of a plan")
+    .argument("[step]", "of a run; left out: the only one that asks")
+    .option("--note <text>", "of a run: kept with the decision")
+    .description("go on without the machines that did not start. Of a run: without a failed step")
+    .action(async (id: string, step: string | undefined, _: unknown, command: Command) => {
       const { api, output } = reach(command);
+      if (planOfRun(id) !== undefined) return await decide(command, { id, step, decision: "skip" });
       output.answer(await api.skipOperation(id), describeOperation);
     });
+  for (const decision of ["approve", "reject"] as const) {
+    operation
+      .command(decision)
+      .argument("<id>", "the run of a plan")
+      .argument("[step]", "left out: the only one that asks")
+      .option("--note <text>", "kept with the decision")
+      .description(
+        decision === "approve"
+          ? "say yes to an approval; let a step that is over its budget go on"
+          : "say no to an approval, which ends the run; stop a step that is over its budget",
+      )
+      .action(
+        async (id: string, step: string | undefined, _: unknown, command: Command) =>
+          await decide(command, { id, step, decision }),
+      );
+  }
+  async function decide(
+    command: Command,
+    {
+      id,
+      step,
+      decision,
+    }: { readonly id: string; readonly step: string | undefined; readonly decision: DecideBody["decision"] },
+  ): Promise<void> {
+    const { api, output } = reach(command);
+    const { note } = command.opts<{ readonly note?: string }>();
+    const body = { decision, ...(step === undefined ? {} : { step }), ...(note === undefined ? {} : { note }) };
+    output.answer(await api.decide(id, body), describeOperation);
+  }
   operation
     .command("cancel")
     .argument("<id>")

@@ -94,7 +94,7 @@ export async function startAndWatch(
 
 export function describeOperation(operation: OperationState): string {
   const took = operation.endedAtMs === undefined ? "" : ` in ${duration(operation.endedAtMs - operation.startedAtMs)}`;
-  const head = `${operation.operationId}: ${operation.kind} of "${operation.groupId}" ${operation.state}${took}`;
+  const head = `${operation.operationId}: ${operation.kind} of "${operation.plan?.name ?? operation.groupId}" ${operation.state}${took}`;
   const steps = operation.steps.map(
     (step) => `  ${step.state.padEnd(8)} ${step.name}${step.detail === undefined ? "" : `: ${step.detail}`}`,
   );

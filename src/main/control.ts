@@ -16,6 +16,7 @@ import { createSiteCache } from "../adapters/redis/site-cache.ts";
 import { hypervisorProxy, masterTargetProxy, processServerProxy, type RemoteCall } from "../adapters/relay/proxy.ts";
 import type { SiteAccess } from "../api/dependencies.ts";
 import { createGroupWorkflows } from "../api/group-workflows.ts";
+import { createPlanRuns } from "../api/plan/plan-runs.ts";
 import { createRebuild } from "../api/rebuild-groups.ts";
 import { serveApi } from "../api/server.ts";
 import { createApiService } from "../api/service.ts";
@@ -140,6 +141,7 @@ export async function startControl(
   const version = config.version ?? packageVersion();
   const sites = new Map(config.sites.map((one) => [one.name, siteAccess(directory, one.name)]));
   const workflows = createGroupWorkflows({ client, clock, address: config.temporal.address });
+  const planRuns = createPlanRuns({ client, clock, address: config.temporal.address });
   const closing = new AbortController();
   const rebuild =
     adoption === undefined
@@ -163,6 +165,7 @@ export async function startControl(
     enrolment,
     orderPublicKey: orderKey.publicKey,
     workflows,
+    planRuns,
     orders: orders.groups,
     ...(config.temporal.uiUrl === undefined ? {} : { temporalUiUrl: config.temporal.uiUrl }),
     redisReachable: cache.reachable,

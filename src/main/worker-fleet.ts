@@ -11,6 +11,7 @@
  */
 import { NativeConnection, Worker, type WorkflowBundleOption } from "@temporalio/worker";
 import type { Activities } from "../activities/contract.ts";
+import type { PlanActivities } from "../activities/plan-contract.ts";
 import { CONTROL_QUEUE, moverQueue, targetQueue } from "../workflows/messages.ts";
 
 /** Each window of a group holds a slot of its mover queue for as long as it lasts. */
@@ -24,7 +25,7 @@ export interface FleetOptions {
   readonly namespace: string;
   readonly sites: readonly string[];
   readonly workflowBundle: WorkflowBundleOption;
-  readonly activities: Activities;
+  readonly activities: Activities | (Activities & PlanActivities);
   readonly identity: string;
 }
 

@@ -10,6 +10,9 @@ import type { JsonObject } from "#model/json.ts";
 import type { Peer } from "#ports/link.ts";
 import type { Log } from "#ports/log.ts";
 import { createActivities } from "../activities/create-activities.ts";
+import { createPlanActivities } from "../activities/plan-activities.ts";
+import { createActionRunner } from "../adapters/actions/action-runner.ts";
+import { probeReadiness } from "../adapters/actions/http-caller.ts";
 import { systemClock } from "../adapters/clock/system-clock.ts";
 import { keepDialled, type KeptLink } from "../adapters/link/keep-dialled.ts";
 import { createLink } from "../adapters/link/tls-link.ts";
@@ -22,6 +25,8 @@ import {
   processServerProxy,
   relayCall,
 } from "../adapters/relay/proxy.ts";
+import { createGroupWorkflows } from "../api/group-workflows.ts";
+import { groupCommands } from "../api/plan/group-commands.ts";
 import { setUpTemporal } from "./temporal-setup.ts";
 import { startWorkers } from "./worker-fleet.ts";
 import { cachedWorkflowBundle } from "./workflow-bundle.ts";
@@ -77,12 +82,19 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
       answers: portAnswers,
       clock: systemClock,
     });
+    const planActivities = createPlanActivities({
+      groups: groupCommands(createGroupWorkflows({ client, clock: systemClock, address: config.temporal.address })),
+      actions: createActionRunner(join(config.stateDir, "actions")),
+      probe: probeReadiness,
+      masterTarget: (site) => masterTargetProxy(relayCall(async () => connected(control), site, "master-target")),
+      clock: systemClock,
+    });
     const fleet = await startWorkers({
       connection,
       namespace: config.temporal.namespace,
       sites: config.sites ?? [config.site],
       workflowBundle: { codePath: bundle.codePath },
-      activities,
+      activities: { ...activities, ...planActivities },
       identity: `${config.name}@${config.site}/${process.pid}`,
     });
     log.info("Working", {

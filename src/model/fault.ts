@@ -65,6 +65,7 @@ export const FAULTS = {
   HYPERVISOR_UNAVAILABLE: { retryable: true, exit: 1 },
   EXPORT_FAILED: { retryable: true, exit: 1 },
   VERIFICATION_FAILED: { retryable: false, exit: 1 },
+  ACTION_FAILED: { retryable: false, exit: 1 },
   OPERATION_FAILED: { retryable: false, exit: 1 },
 } as const satisfies Record<string, { readonly retryable: boolean; readonly exit: number }>;
 

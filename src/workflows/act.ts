@@ -9,8 +9,11 @@
  */
 import { ActivityCancellationType, type ActivityOptions, proxyActivities } from "@temporalio/workflow";
 import type { FaultCode } from "#model/fault.ts";
-import type { Activities } from "../activities/contract.ts";
+import type { Activities as SiteActivities } from "../activities/contract.ts";
+import type { PlanActivities } from "../activities/plan-contract.ts";
 import { CONTROL_QUEUE, moverQueue, targetQueue } from "./messages.ts";
+
+type Activities = SiteActivities & PlanActivities;
 
 const SECOND = 1_000;
 const MINUTE = 60 * SECOND;
@@ -56,6 +59,13 @@ const TIMES: Readonly<Record<keyof Activities, Times>> = {
   moveDisks: { queue: "mover", eachMs: 7 * MINUTE, budgetMs: 10 * MINUTE },
   giveUpMoves: { queue: "target", eachMs: 2 * MINUTE, budgetMs: 5 * MINUTE },
   removeOperation: { queue: "target", eachMs: 2 * MINUTE, budgetMs: 2 * MINUTE },
+  beginMove: { queue: "control", eachMs: MINUTE, budgetMs: 5 * MINUTE },
+  followMove: { queue: "mover", eachMs: 3 * MINUTE, budgetMs: undefined },
+  cancelMove: { queue: "control", eachMs: MINUTE, budgetMs: 5 * MINUTE },
+  endTest: { queue: "control", eachMs: 5 * MINUTE, budgetMs: undefined },
+  runAction: { queue: "control", eachMs: 25 * 60 * MINUTE, budgetMs: undefined },
+  checkReadiness: { queue: "control", eachMs: 25 * 60 * MINUTE, budgetMs: undefined },
+  recordRun: { queue: "control", eachMs: MINUTE, budgetMs: 10 * MINUTE },
   awaitWorkflowEnd: { queue: "control", eachMs: 65 * MINUTE, budgetMs: undefined },
 };
 
@@ -72,6 +82,8 @@ export interface CallOptions {
   /** Codes of faults that are an answer here, however often one might ask again. */
   readonly answers?: readonly FaultCode[];
   readonly priority?: number;
+  /** Cancelled, it ends when the activity has: what it did is stopped then. */
+  readonly awaitsCancel?: boolean;
 }
 
 /** Throws an ActivityFailure; `faultOfFailure` finds the fault in it. */
@@ -93,7 +105,10 @@ export function act<Name extends keyof Activities>(
     startToCloseTimeout: budgetMs === undefined ? times.eachMs : Math.min(times.eachMs, budgetMs),
     ...(budgetMs === undefined ? {} : { scheduleToCloseTimeout: budgetMs }),
     heartbeatTimeout: 10 * SECOND,
-    cancellationType: ActivityCancellationType.TRY_CANCEL,
+    cancellationType:
+      options.awaitsCancel === true
+        ? ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
+        : ActivityCancellationType.TRY_CANCEL,
     retry: {
       initialInterval: 200,
       backoffCoefficient: 2,

@@ -277,6 +277,9 @@ export interface OperationStep {
   readonly startedAtMs?: number;
   readonly endedAtMs?: number;
   readonly detail?: string;
+  /** Of a plan's run: what a person may decide about it now. */
+  readonly choices?: readonly string[];
+  readonly expectedMs?: number;
 }
 
 export interface OperationState {
@@ -293,7 +296,8 @@ export interface OperationState {
     | "testFailover"
     | "cleanup"
     | "bookmark"
-    | "unprotect";
+    | "unprotect"
+    | "plan";
   readonly workflowId: string;
   readonly groupId: string;
   readonly state: "running" | "done" | "failed" | "cancelled";
@@ -311,6 +315,8 @@ export interface OperationState {
   readonly pointCutAtMs?: number;
   /** changePoint, undo: what they set aside. */
   readonly setAside?: SetAside;
+  /** Of kind `plan`, whose `groupId` is empty. */
+  readonly plan?: { readonly name: string; readonly version: number; readonly mode: string };
 }
 
 export interface ReplicaMachine {

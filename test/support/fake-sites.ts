@@ -67,6 +67,7 @@ interface World extends Store {
 }
 
 export interface FakeSites {
+  readonly groupId: string;
   readonly world: World;
   /** By site; the secondary's is `world`. */
   readonly stores: Readonly<Record<string, Store>>;
@@ -662,6 +663,7 @@ export function createFakeSites(options: {
   }
 
   return {
+    groupId,
     world,
     stores,
     calls,

@@ -32,4 +32,28 @@ export function addPlanRoutes(add: Add, service: ApiService): void {
     answers: answers.plan,
     handle: ({ params, query }) => service.plan(params["plan"]!, query),
   });
+  add({
+    method: "post",
+    path: "/v1/plans/{plan}/dry-run",
+    summary: "The very steps that a run would execute now, what they are expected to take, and what blocks them",
+    body: bodies.runPlan,
+    answers: answers.resolvedPlan,
+    handle: ({ params, body }) => service.resolvePlan(params["plan"]!, body),
+  });
+  add({
+    method: "post",
+    path: "/v1/plans/{plan}/runs",
+    summary: "Run a plan",
+    body: bodies.runPlan,
+    answers: answers.operation,
+    handle: ({ params, body }) => service.runPlan(params["plan"]!, body),
+  });
+  add({
+    method: "post",
+    path: "/v1/operations/{operation}/decisions",
+    summary: "What a person decides about a step of a plan's run that asks",
+    body: bodies.decide,
+    answers: answers.operation,
+    handle: ({ params, body }) => service.decide(params["operation"]!, body),
+  });
 }

@@ -1,16 +1,21 @@
 /** What the API does with recovery plans: keep them, list them, say what changed. */
-import { isFault } from "#model/fault.ts";
+import { Fault, isFault } from "#model/fault.ts";
 import type { JsonValue } from "#model/json.ts";
 import { planChanges } from "#model/plan/plan-changes.ts";
 import { groupsOfPlan, type RecoveryPlan } from "#model/plan/recovery-plan.ts";
-import type { ApiClient, PlanSummary, PlanView } from "../contract.ts";
+import { resolvePlan } from "#model/plan/resolve-plan.ts";
+import type { ResolvedPlan } from "#model/plan/resolved-plan.ts";
+import { planOfRun } from "#model/plan/run-id.ts";
+import type { ApiClient, OperationState, PlanSummary, PlanView, RunPlanBody } from "../contract.ts";
 import type { ApiDependencies } from "../dependencies.ts";
 import type { GroupDirectory } from "../group-directory.ts";
 import { siteAccess } from "../sites.ts";
+import { checkOperationId, newOperationId } from "../operation-id.ts";
 import { parsePlan } from "./parse-plan.ts";
+import { planFacts } from "./plan-facts.ts";
 import { planLibrary, type PlanVersion } from "./plan-library.ts";
 
-type PlanService = Pick<ApiClient, "applyPlan" | "plans" | "plan">;
+type PlanService = Pick<ApiClient, "applyPlan" | "plans" | "plan" | "resolvePlan" | "runPlan" | "decide">;
 
 export function planService(
   dependencies: ApiDependencies,
@@ -24,7 +29,47 @@ export function planService(
     return viewOf(plan, before, versions);
   }
 
+  async function resolve(name: string, { mode, sourceLost = false, version }: RunPlanBody): Promise<ResolvedPlan> {
+    const stored = await library().read(name, version);
+    const plan = parsePlan(stored.plan.source);
+    const facts = await planFacts(dependencies, plan, { mode, sourceLost });
+    return resolvePlan(plan, facts, { version: stored.plan.version, mode, sourceLost });
+  }
+
   return {
+    resolvePlan: resolve,
+
+    async runPlan(name, { operationId, ...body }) {
+      const { planRuns, controlSite: site, random } = dependencies;
+      const id = operationId === undefined ? newOperationId(name, "run", random) : checkOperationId(operationId);
+      if (planOfRun(id) !== name)
+        throw new Fault("USAGE", `Expected an operation id such as "${name}.run.1", got "${id}"`);
+      const resolved = await resolve(name, body);
+      const repeated = await stateOf(name, id);
+      if (repeated !== undefined) return repeated;
+      if (resolved.blockers.length > 0 && body.force !== true) throw blocked(resolved);
+      const { note } = body;
+      await planRuns.start({ operationId: id, by, plan: resolved, site, ...(note === undefined ? {} : { note }) });
+      return await planRuns.state(name, id);
+    },
+
+    async decide(runId, { operationId, decision, step, note }) {
+      const { planRuns, random } = dependencies;
+      const plan = planOfRun(checkOperationId(runId));
+      if (plan === undefined)
+        throw new Fault("REFUSED", `Operation "${runId}" is not the run of a plan, nothing of it is to be decided`);
+      const state = await planRuns.state(plan, runId);
+      const request = {
+        operationId: operationId === undefined ? newOperationId(plan, "decide", random) : checkOperationId(operationId),
+        by,
+        decision,
+        step: step ?? onlyStep(state, decision),
+        ...(note === undefined ? {} : { note }),
+      };
+      await planRuns.decide(plan, runId, request);
+      return await planRuns.state(plan, runId);
+    },
+
     async applyPlan({ source, note, dryRun = false }) {
       const parsed = parsePlan(source, await knownGroups());
       const noted = { source, by, ...(note === undefined ? {} : { note }) };
@@ -50,6 +95,15 @@ export function planService(
     plan: async (name, { version } = {}) => await view(name, version),
   };
 
+  async function stateOf(name: string, id: string): Promise<OperationState | undefined> {
+    try {
+      return await dependencies.planRuns.state(name, id);
+    } catch (error) {
+      if (isFault(error, "NOT_FOUND")) return undefined;
+      throw error;
+    }
+  }
+
   async function newestOf(name: string) {
     try {
       return await library().read(name);
@@ -58,6 +112,31 @@ export function planService(
       throw error;
     }
   }
+}
+
+function onlyStep(state: OperationState, decision: string): string {
+  const asking = state.steps.filter(({ choices }) => choices?.includes(decision) === true).map(({ name }) => name);
+  const [step, ...others] = asking;
+  if (step !== undefined && others.length === 0) return step;
+  throw new Fault(
+    step === undefined ? "REFUSED" : "USAGE",
+    step === undefined
+      ? `No step of ${state.operationId} waits for somebody to ${decision} it`
+      : `${asking.length} steps of ${state.operationId} wait for somebody to ${decision} them, expected which`,
+    { hint: step === undefined ? `It waits for ${state.waitsFor ?? "nothing"}` : `Name one: ${asking.join(", ")}` },
+  );
+}
+
+function blocked({ plan, mode, blockers }: ResolvedPlan): Fault {
+  const [first, ...others] = blockers.map(({ step, message }) => `${step}: ${message}`);
+  return new Fault("REFUSED", `Plan "${plan}" cannot be run in mode "${mode}" now: ${first}`, {
+    details: { blockers: blockers.length },
+    hint: [
+      ...(blockers[0]?.hint === undefined ? [] : [blockers[0].hint]),
+      ...(others.length === 0 ? [] : [`Also ${others.join("; ")}`]),
+      "--force runs it all the same",
+    ].join(". "),
+  });
 }
 
 function viewOf(plan: PlanVersion, before: PlanVersion | undefined, versions: readonly number[]): PlanView {

@@ -1,0 +1,39 @@
+/** What one can say to the run of a recovery plan; see messages.ts. Plain JSON only. */
+import type { ResolvedPlan } from "#model/plan/resolved-plan.ts";
+import type { Operation } from "./messages.ts";
+
+export const PLAN_WORKFLOWS = { recoveryPlan: "recoveryPlan", planJanitor: "planJanitor" } as const;
+
+export const planWorkflowId = (plan: string, operationId: string): string => `plan/${plan}/run/${operationId}`;
+
+/** The argument of `recoveryPlan`: the plan as it was resolved, and nothing is looked up any more. */
+export interface PlanStart extends Operation {
+  readonly plan: ResolvedPlan;
+  /** Where control and its store are. */
+  readonly site: string;
+  readonly note?: string;
+  /** Begun by a schedule, or as a drill. */
+  readonly drill?: boolean;
+  /** Shorter than usual, for tests: between two attempts that nobody asked for; how often a question is repeated. */
+  readonly limits?: { readonly retryMs?: number; readonly remindMs?: number; readonly debtMs?: number };
+}
+
+export const PLAN_UPDATES = { decide: "decide" } as const;
+
+/**
+ * approve, reject: an approval; a step over its budget (go on, or stop it). retry, skip: a step that failed. Cancelling the run is the way to give up: the
+ * workflow is cancelled.
+ */
+export const DECISIONS = ["approve", "reject", "retry", "skip"] as const;
+export type Decision = (typeof DECISIONS)[number];
+
+export interface DecideRequest extends Operation {
+  readonly step: string;
+  readonly decision: Decision;
+  readonly note?: string;
+}
+
+/** The one line that says what a run is; given as `staticSummary` when it is started. */
+export function planSummary({ plan, version, mode, steps }: ResolvedPlan): string {
+  return `plan ${plan}, version ${version}: ${mode}, ${steps.length} steps`;
+}
