@@ -68,7 +68,13 @@ export type MasterTargetConfig = z.infer<typeof masterTargetConfig>;
 
 const credentials = z.object({ accessKey: z.string().min(1), secretKey: z.string().min(1) });
 
-const MOVER_FLAGS = ["--min-semi-space-size=16", "--max-semi-space-size=32", "--expose-gc"];
+/** Room for what a container's frames leave behind. Full collections only when there is something to collect, as for the roles (embedded/layout.ts). */
+const MOVER_FLAGS = [
+  "--min-semi-space-size=16",
+  "--max-semi-space-size=32",
+  "--heap-growing-percent=300",
+  "--expose-gc",
+];
 const LOCK_WAIT_MS = 15_000;
 
 export interface RunningMasterTarget {

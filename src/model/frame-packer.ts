@@ -34,8 +34,11 @@ export interface FrameTools {
   isZero(plain: Uint8Array): boolean;
 }
 
-/** How we compress: the level, and what was measured to be faster at the same size. Names as zstd has them. */
-export const ZSTD_PARAMETERS = { compressionLevel: 1, hashLog: 15, minMatch: 5 } as const;
+/**
+ * How we compress. Names as zstd has them. Level 3 has two tables; a short one for the short matches stays in the processor's first cache. On
+ * frames of 256 KiB of a file system: 2.6 % smaller than level 1 for 40 % more time (level 3 as it is: 2.8 % for 55 %).
+ */
+export const ZSTD_PARAMETERS = { compressionLevel: 3, hashLog: 16, chainLog: 14, minMatch: 4 } as const;
 
 export interface FramePackerOptions {
   readonly tools: FrameTools;
