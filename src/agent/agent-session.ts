@@ -44,6 +44,7 @@ export interface SessionOptions {
 }
 
 export interface AgentSession {
+  ask(method: string, params: JsonObject): Promise<JsonValue>;
   readonly closed: Promise<Fault | undefined>;
   close(): void;
 }
@@ -88,7 +89,7 @@ export async function openAgentSession(
     throw error;
   }
   void reportRegularly();
-  return { closed, close: () => peer.close() };
+  return { closed, ask: (method, params) => peer.call(method, params), close: () => peer.close() };
 
   function handlers(): Handlers {
     return {

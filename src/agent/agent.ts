@@ -9,13 +9,14 @@
  */
 import { join } from "node:path";
 import { Fault, isFault } from "#model/fault.ts";
+import type { JsonObject, JsonValue } from "#model/json.ts";
 import type { Clock } from "#ports/clock.ts";
 import type { DurableFiles } from "#ports/durable-files.ts";
 import type { Address, Link } from "#ports/link.ts";
 import type { Log } from "#ports/log.ts";
 import type { TapClient } from "../capture/tap/tap-client.ts";
 import type { TapConfig } from "../capture/tap/tap-protocol.ts";
-import { openAgentSession } from "./agent-session.ts";
+import { openAgentSession, type AgentSession } from "./agent-session.ts";
 import { openDiskBook } from "./disk-book.ts";
 import { createFrameTools } from "./frame-tools.ts";
 import { createGroupMember } from "./group-member.ts";
@@ -43,6 +44,8 @@ export interface AgentOptions {
 }
 
 export interface Agent {
+  /** Asks the process server that it is connected to. Throws PEER_UNREACHABLE when there is none. */
+  ask(method: string, params: JsonObject): Promise<JsonValue>;
   /** Ends the agent; its tap goes on serving the machine. */
   close(): Promise<void>;
 }
@@ -75,9 +78,15 @@ export function startAgent(options: AgentOptions): Agent {
     clock,
     log,
   };
+  let connected: AgentSession | undefined;
   const running = run();
 
   return {
+    async ask(method, params) {
+      if (connected === undefined)
+        throw new Fault("PEER_UNREACHABLE", "No process server is connected", { details: { machine } });
+      return connected.ask(method, params);
+    },
     async close() {
       stop.abort();
       await running;
@@ -116,7 +125,9 @@ export function startAgent(options: AgentOptions): Agent {
         if (stop.signal.aborted) session.close();
         lastCode = "";
         waitMs = REDIAL_MS_MIN;
+        connected = session;
         const fault = await session.closed;
+        connected = undefined;
         stop.signal.removeEventListener("abort", onStop);
         if (!stop.signal.aborted) log.warn("The process server is gone", { address, fault });
       } catch (error) {

@@ -31,6 +31,8 @@ export interface RoleView {
   readonly name: string;
   readonly connected: boolean;
   readonly connectedAt?: string;
+  /** When its newest certificate ends; it is renewed long before. */
+  readonly certificateUntil?: string;
 }
 
 export interface StatusView {

@@ -1,5 +1,6 @@
 /** What the API is built on, given by the composition root. */
 import type { Fault } from "#model/fault.ts";
+import type { CertificateLife } from "#model/certificate-life.ts";
 import type { Clock } from "#ports/clock.ts";
 import type { Hypervisor } from "#ports/hypervisor.ts";
 import type { PeerIdentity } from "#ports/link.ts";
@@ -26,7 +27,9 @@ export interface Enrolment {
     token: string,
     csr: string,
   ): Promise<{ readonly identity: PeerIdentity; readonly cert: string; readonly ca: string }>;
-  enrolled(): readonly PeerIdentity[];
+  /** With the life of the newest certificate, where it is known. */
+  enrolled(): readonly (PeerIdentity & { readonly life?: CertificateLife })[];
+  readonly caExpiresAtMs: number;
 }
 
 export interface ControlIdentity {

@@ -5,17 +5,22 @@
 import { runsAtTarget } from "#model/group-phase.ts";
 import type { HealthCode } from "#model/health-codes.ts";
 import type { HealthReason } from "#model/health.ts";
+import type { PeerIdentity } from "#ports/link.ts";
 import type { SourceState } from "#ports/process-server.ts";
 import type { RecoveryPoint } from "#ports/replication.ts";
 import type { GroupState } from "../workflows/messages.ts";
+import { expiringCertificates } from "./certificates.ts";
 import type { GroupView } from "./contract.ts";
 import type { ApiDependencies } from "./dependencies.ts";
 import { isConnected, lookAtGroup, type LiveFacts } from "./sites.ts";
 
 export async function viewOf(dependencies: ApiDependencies, state: GroupState): Promise<GroupView> {
   const view = groupView(state, await lookAtGroup(dependencies, state), dependencies.clock.now());
-  const missing = missingRoles(dependencies, state, view.health);
-  return missing.length === 0 ? view : { ...view, health: [...view.health, ...missing] };
+  const more = [
+    ...missingRoles(dependencies, state, view.health),
+    ...expiringCertificates(dependencies, (identity) => takesPart(identity, state)),
+  ];
+  return more.length === 0 ? view : { ...view, health: [...view.health, ...more] };
 }
 
 export function groupView(state: GroupState, live: LiveFacts, nowMs: number): GroupView {
@@ -68,6 +73,17 @@ export function groupView(state: GroupState, live: LiveFacts, nowMs: number): Gr
     ...(state.due === undefined ? {} : { due: { move: state.due.move, at: new Date(state.due.atMs).toISOString() } }),
     operations: state.operations,
   };
+}
+
+/** Whether the group's replication, or its next move, goes through this role. */
+function takesPart(
+  { role, site, name }: PeerIdentity,
+  { phase, machines, sourceSite, targetSite }: GroupState,
+): boolean {
+  if (phase === "unprotected") return false;
+  if (role === "agent") return site === sourceSite && machines.some(({ name: own, agent = own }) => agent === name);
+  if (role === "process-server") return site === sourceSite;
+  return role === "worker" || (role === "master-target" && site === targetSite);
 }
 
 /**

@@ -1,5 +1,6 @@
 /** `leeward status`: roles, groups and what is wrong, even when groups cannot be asked. */
 import { Fault, isFault } from "#model/fault.ts";
+import { certificateProblems } from "./certificates.ts";
 import type { RoleView, StatusView } from "./contract.ts";
 import { controlView, supersededProblems } from "./control-view.ts";
 import type { ApiDependencies } from "./dependencies.ts";
@@ -24,7 +25,7 @@ export async function statusOf(dependencies: ApiDependencies, directory: GroupDi
     redis: { reachable: redisReachable },
     ...controlView(dependencies),
     groups: listed.groups,
-    problems: [...supersededProblems(dependencies), ...listed.problems],
+    problems: [...supersededProblems(dependencies), ...listed.problems, ...certificateProblems(dependencies)],
   };
 }
 
@@ -47,9 +48,14 @@ async function roles(dependencies: ApiDependencies): Promise<readonly RoleView[]
     .enrolled()
     .filter(({ site, role, name }) => !seen.some((one) => one.site === site && one.role === role && one.name === name))
     .map(({ site, role, name }) => ({ site, role, name, connected: false }));
-  return [...seen, ...absent].sort((a, b) =>
-    `${a.site}/${a.role}/${a.name}`.localeCompare(`${b.site}/${b.role}/${b.name}`),
-  );
+  const named = ({ site, role, name }: Pick<RoleView, "site" | "role" | "name">): string => `${site}/${role}/${name}`;
+  const lives = new Map(dependencies.enrolment.enrolled().map((one) => [named(one), one.life]));
+  return [...seen, ...absent]
+    .map((one) => {
+      const life = lives.get(named(one));
+      return life === undefined ? one : { ...one, certificateUntil: new Date(life.notAfterMs).toISOString() };
+    })
+    .sort((a, b) => named(a).localeCompare(named(b)));
 }
 
 async function groupsOrProblem(

@@ -23,9 +23,23 @@ export interface CliDependencies {
     onProgress: (progress: TransferProgress) => void,
   ) => Promise<RestoredDiskView[]>;
   readonly control: ControlCommands;
+  /** Take a one-time token on this machine: key and certificate into a folder. */
+  readonly enrol: (
+    request: EnrolRequest,
+  ) => Promise<{ readonly site: string; readonly role: string; readonly name: string; readonly dir: string }>;
   /** Run one role until it is stopped. */
   readonly role: (name: string, configFile: string) => Promise<void>;
   readonly stop: AbortSignal;
+}
+
+export interface EnrolRequest {
+  readonly apiUrl: string;
+  readonly token: string;
+  readonly caFingerprint?: string;
+  readonly site: string;
+  readonly role: string;
+  readonly name: string;
+  readonly dir: string;
 }
 
 /** What runs on this machine only; see src/embedded and src/demo. */

@@ -268,7 +268,9 @@ function describeStatus(status: StatusView): string {
     roles,
     "",
     temporal,
-    ...status.problems.map((problem) => `${problem.code}: ${problem.message}`),
+    ...status.problems.map(
+      ({ code, message, hint }) => `${code}: ${message}${hint === undefined ? "" : `\n  ${hint}`}`,
+    ),
     "",
     describeGroups(status.groups),
   ].join("\n");

@@ -5,7 +5,7 @@ import { Fault, isFault } from "#model/fault.ts";
 import type { ApiClient } from "../api/contract.ts";
 import { confirm } from "./confirm.ts";
 import { addControlCommands } from "./control-commands.ts";
-import { globalOptions, outputOf, type CliDependencies } from "./context.ts";
+import { globalOptions, outputOf, type CliDependencies, type EnrolRequest } from "./context.ts";
 import { answeredFailure, size, table, type Output } from "./output.ts";
 import { describeRestored, sayProgress } from "./store-commands.ts";
 
@@ -18,7 +18,7 @@ export function isRole(name: string): boolean {
 
 export function addSystemCommands(
   program: Command,
-  { client, embedded, control, copyExport, role, stop }: CliDependencies,
+  { client, embedded, control, enrol, copyExport, role, stop }: CliDependencies,
 ): void {
   program
     .command("up")
@@ -117,18 +117,40 @@ export function addSystemCommands(
     .command("enroll")
     .argument("<name>")
     .option("--site <name>", "site of the machine", "primary")
-    .description("a one-time token for the agent of a machine")
-    .action(async (name: string, options: { readonly site: string }, command: Command) => {
-      const token = await client(globalOptions(command).state).enrolmentToken({
-        site: options.site,
-        role: "agent",
-        name,
-      });
+    .option("--role <role>", "agent, process-server, master-target or worker", "agent")
+    .description("a one-time token for the agent of a machine, or for another role")
+    .action(async (name: string, options: { readonly site: string; readonly role: string }, command: Command) => {
+      const token = await client(globalOptions(command).state).enrolmentToken({ ...options, name });
       outputOf(command).answer(
         token,
         (value) => `${value.token}\nvalid until ${value.expiresAt}, CA fingerprint ${value.caFingerprint}`,
       );
     });
+
+  machine
+    .command("redeem")
+    .argument("<name>")
+    .requiredOption("--api <url>", "where control's API answers")
+    .requiredOption("--token <token>", "the one-time token, as `machine enroll` shows it")
+    .requiredOption("--dir <dir>", "folder for the identity: that of certFile in the role's configuration")
+    .option("--site <name>", "as in `machine enroll`", "primary")
+    .option("--role <role>", "as in `machine enroll`", "agent")
+    .option("--ca-fingerprint <hex>", "as `machine enroll` shows it; without it whoever answers is trusted this once")
+    .description("take a one-time token where the role runs; one that runs goes on with its new certificate")
+    .action(
+      async (
+        name: string,
+        { api, caFingerprint, ...options }: Omit<EnrolRequest, "name" | "apiUrl"> & { readonly api: string },
+        command: Command,
+      ) => {
+        const pinned = caFingerprint === undefined ? {} : { caFingerprint };
+        const enrolled = await enrol({ ...options, ...pinned, apiUrl: api, name });
+        outputOf(command).answer(
+          enrolled,
+          ({ site, role, dir }) => `${role} "${name}" of site "${site}" is enrolled; its identity is in ${dir}`,
+        );
+      },
+    );
 
   program
     .command("export")

@@ -7,7 +7,8 @@
  * - only a hash of a token is kept: whoever reads the state folder cannot enrol with it;
  * - what is answered for a wrong, a used and an expired token is the same.
  */
-import { createHash } from "node:crypto";
+import { createHash, X509Certificate } from "node:crypto";
+import type { CertificateLife } from "#model/certificate-life.ts";
 import { Fault } from "#model/fault.ts";
 import { readChoice, readList, readName, readObject, readText, readWhole } from "#model/json-reader.ts";
 import { formatStateFile, parseStateFile } from "#model/state-file.ts";
@@ -24,6 +25,10 @@ const ROLES = ["agent", "process-server", "master-target", "control", "worker", 
 export interface CertificateAuthority {
   readonly cert: string;
   readonly fingerprint: string;
+  readonly expiresAtMs: number;
+  readonly trust: { readonly ca: string; readonly caSignature: string };
+  /** Throws PROTOCOL_INVALID, ENROLMENT_REFUSED, CREDENTIALS_REJECTED, CERTIFICATE_EXPIRED. */
+  examine(request: unknown): { readonly identity: PeerIdentity; readonly csr: string };
   issue(csr: string, identity: PeerIdentity): Promise<string>;
 }
 
@@ -35,8 +40,27 @@ export interface Enrolment {
     token: string,
     csr: string,
   ): Promise<{ readonly identity: PeerIdentity; readonly cert: string; readonly ca: string }>;
+  /**
+   * The next certificate for who holds a good one. `asker` is who brings the request: the role itself, or the process server of an agent's site.
+   * Throws what `examine` throws, PEER_REJECTED, ENROLMENT_REFUSED for a role that is not enrolled (any more), DISK_FULL.
+   */
+  renew(request: unknown, asker: PeerIdentity): Promise<RenewedCertificate>;
   /** Everyone who was certified, each once. */
-  enrolled(): readonly PeerIdentity[];
+  enrolled(): readonly EnrolledIdentity[];
+  readonly caExpiresAtMs: number;
+}
+
+/** PEM, and control's time; see adapters/pki/renewal-request.ts. */
+export interface RenewedCertificate {
+  readonly cert: string;
+  readonly ca: string;
+  readonly caSignature: string;
+  readonly nowMs: number;
+}
+
+export interface EnrolledIdentity extends PeerIdentity {
+  /** Life of its newest certificate; unknown of who was certified before it was noted. */
+  readonly life?: CertificateLife;
 }
 
 interface Pending {
@@ -52,7 +76,7 @@ export async function openEnrolment(options: {
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
-  /** Somebody was certified who was not before. */
+  /** Somebody was certified, or certified anew. */
   readonly onEnrolled?: () => void;
 }): Promise<Enrolment> {
   const { file, files, authority, clock, random, log } = options;
@@ -70,8 +94,26 @@ export async function openEnrolment(options: {
     await mine;
   }
 
+  /** Durable before it is given out. */
+  async function note(identity: PeerIdentity, cert: string): Promise<void> {
+    const { validFromDate, validToDate } = new X509Certificate(cert);
+    const life = { notBeforeMs: validFromDate.getTime(), notAfterMs: validToDate.getTime() };
+    const { site, role, name } = identity;
+    const former = enrolled.filter((one) => same(one, identity));
+    const others = (): readonly EnrolledIdentity[] => enrolled.filter((one) => !same(one, identity));
+    enrolled = [...others(), { site, role, name, life }];
+    try {
+      await save();
+    } catch (error) {
+      enrolled = [...others(), ...former]; // Nobody gets that certificate.
+      throw error;
+    }
+    options.onEnrolled?.();
+  }
+
   return {
     caFingerprint: authority.fingerprint,
+    caExpiresAtMs: authority.expiresAtMs,
     enrolled: () => enrolled,
 
     async issueToken(identity) {
@@ -98,11 +140,29 @@ export async function openEnrolment(options: {
       if (!pending.includes(found))
         throw new Fault("ENROLMENT_REFUSED", "The enrolment token was used by somebody else just now");
       pending = pending.filter((one) => one !== found);
-      enrolled = [...enrolled.filter((one) => !same(one, found.identity)), found.identity];
-      await save();
+      await note(found.identity, cert);
       log.info("A role was enrolled", { identity: found.identity });
-      options.onEnrolled?.();
-      return { identity: found.identity, cert, ca: authority.cert };
+      return { identity: found.identity, cert, ca: authority.trust.ca };
+    },
+
+    async renew(request, asker) {
+      const { identity, csr } = authority.examine(request);
+      const carries = asker.role === "process-server" && identity.role === "agent" && asker.site === identity.site;
+      if (!same(asker, identity) && !carries) {
+        throw new Fault(
+          "PEER_REJECTED",
+          `${asker.role} "${asker.name}" of site "${asker.site}" asks for a certificate of ${identity.role} "${identity.name}" of site "${identity.site}"`,
+        );
+      }
+      if (!enrolled.some((one) => same(one, identity))) {
+        throw new Fault("ENROLMENT_REFUSED", `${identity.role} "${identity.name}" is not enrolled here (any more)`, {
+          hint: "Enrol it with a new one-time token, if it belongs here: `leeward machine enroll`",
+        });
+      }
+      const cert = await authority.issue(csr, identity);
+      await note(identity, cert);
+      log.info("A certificate was renewed", { identity });
+      return { cert, ...authority.trust, nowMs: clock.now() };
     },
   };
 }
@@ -118,7 +178,7 @@ function same(one: PeerIdentity, other: PeerIdentity): boolean {
 /** Throws PROTOCOL_INVALID. */
 export function parseBook(json: unknown): {
   readonly pending: readonly Pending[];
-  readonly enrolled: readonly PeerIdentity[];
+  readonly enrolled: readonly EnrolledIdentity[];
 } {
   if (json === undefined) return { pending: [], enrolled: [] };
   const book = readObject(json, "enrolment");
@@ -133,6 +193,12 @@ export function parseBook(json: unknown): {
       identity: identityOf(readObject(one["identity"], "identity")),
       expiresAtMs: readWhole(one, "expiresAtMs"),
     })),
-    enrolled: readList(book, "enrolled", identityOf),
+    enrolled: readList(book, "enrolled", (one) => ({ ...identityOf(one), ...lifeOf(one["life"]) })),
   };
+}
+
+function lifeOf(value: unknown): Pick<EnrolledIdentity, "life"> {
+  if (value === undefined) return {};
+  const fields = readObject(value, "life");
+  return { life: { notBeforeMs: readWhole(fields, "notBeforeMs"), notAfterMs: readWhole(fields, "notAfterMs") } };
 }

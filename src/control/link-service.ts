@@ -1,7 +1,7 @@
 /**
  * What control answers on its link: it knows everyone, relays for workers, and issues orders for them.
  *
- * Only a worker may ask for something; a process server and a master target dial in to be asked. The certificate says which one it is, so
+ * Only a worker may ask for something but the next certificate; a process server and a master target dial in to be asked. The certificate says which one it is, so
  * whoever takes a source site cannot give orders with what is found there.
  */
 import { Fault } from "#model/fault.ts";
@@ -9,6 +9,7 @@ import { readChoice, readName, readObject, readText, readWhole } from "#model/js
 import type { JsonObject } from "#model/json.ts";
 import type { Handlers, Peer } from "#ports/link.ts";
 import type { Directory } from "./directory.ts";
+import type { Enrolment } from "./enrolment.ts";
 import { parseOrder, type OrderBook } from "./order-book.ts";
 
 const RELAY_MS_MAX = 3_600_000;
@@ -23,26 +24,31 @@ const RELAYED = {
 export function createLinkService({
   directory,
   orders,
+  enrolment,
   onMasterTarget = () => undefined,
 }: {
   readonly directory: Directory;
   readonly orders: OrderBook;
+  readonly enrolment: Pick<Enrolment, "renew">;
   /** One of this site has just connected. */
   readonly onMasterTarget?: (site: string) => void;
 }): (peer: Peer) => Handlers {
+  const renewal = (peer: Peer): Handlers => ({
+    "credentials.renew": async (params) => ({ ...(await enrolment.renew(params, peer.identity)) }),
+  });
   return (peer) => {
     switch (peer.identity.role) {
       case "worker":
         directory.add(peer);
-        return workerHandlers({ directory, orders });
+        return { ...renewal(peer), ...workerHandlers({ directory, orders }) };
       case "process-server":
         directory.add(peer);
         orders.greet(peer);
-        return {};
+        return renewal(peer);
       case "master-target":
         directory.add(peer);
         onMasterTarget(peer.identity.site);
-        return {};
+        return renewal(peer);
       case "agent":
       case "control":
       case "cli":

@@ -15,6 +15,9 @@ export const SECRET_FILES = {
   enrolment: "enrolment.json",
 } as const satisfies Record<keyof ControlSecrets, string>;
 
+/** Certificates that roles are to trust beside the CA's own, while one CA takes the place of another: docs/runbook-certificates.md. */
+export const ALSO_TRUSTED_FILE = join("ca", "also-trusted.pem");
+
 export interface OrderKey {
   /** PEM, for those who check. */
   readonly publicKey: string;

@@ -10,6 +10,7 @@
  * the next `up` takes them over.
  */
 import { spawn } from "node:child_process";
+import { X509Certificate } from "node:crypto";
 import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -178,7 +179,7 @@ async function enrolAll(layout: Layout, { desk, say, stop }: UpDependencies): Pr
     say(`  leeward control adopt ${masterTargetConfig(layout)} --state ${layout.state}`);
     return;
   }
-  const missing = enrolledRoles(layout).filter((role) => !existsSync(join(role.identityFolder, "cert.pem")));
+  const missing = enrolledRoles(layout).filter((role) => !hasCertificate(role) && !strangers.includes(role));
   const wanted = [...missing, ...strangers];
   if (wanted.length === 0) return;
   const control = desk({ url, token: readToken(tokenFile) });
@@ -189,13 +190,19 @@ async function enrolAll(layout: Layout, { desk, say, stop }: UpDependencies): Pr
   say(`enrolled ${wanted.map((role) => `${role.site}/${role.role}`).join(", ")}`);
 }
 
+/** One that is good: an installation that was not started for a year finds expired ones, which nobody renews. */
+function hasCertificate({ identityFolder }: EnrolledRole): boolean {
+  const cert = readTextIfThere(join(identityFolder, "cert.pem"));
+  return cert !== undefined && new X509Certificate(cert).validToDate.getTime() > Date.now();
+}
+
 /** Roles whose certificate is another CA's than control's: it lost its state, or was adopted without its old keys. */
 function certified(layout: Layout): { readonly strangers: readonly EnrolledRole[]; readonly adopted: boolean } {
   const folder = controlFolder(layout.state);
   const ca = readTextIfThere(join(folder, "ca", "cert.pem"));
   const strangers = enrolledRoles(layout).filter((role) => {
     const known = readTextIfThere(join(role.identityFolder, "ca.pem"));
-    return known !== undefined && known !== ca;
+    return known !== undefined && (ca === undefined || !known.includes(ca.trim()));
   });
   const control = readJsonFile(join(folder, "control.json")) as { readonly adoption?: unknown } | undefined;
   return { strangers, adopted: control?.adoption !== undefined };

@@ -11,7 +11,7 @@ import { startAgent } from "../agent/agent.ts";
 import { startLaneThread } from "../agent/lane-threads.ts";
 import { spawnTap } from "../agent/spawn-tap.ts";
 import { connectTap } from "../capture/tap/tap-client.ts";
-import { openAgentLink } from "./agent-link.ts";
+import { keepRoleRenewed, openRoleLink, RENEW, type RoleIdentity } from "./role-link.ts";
 
 const address = z.object({ host: z.string().min(1), port: z.int().min(0).max(65535) });
 
@@ -33,7 +33,12 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
   const config = parseAgentConfig(configFile);
   const log = createLog({ fields: { role: "agent", site: config.site, name: config.name } });
   mkdirSync(config.stateDir, { recursive: true, mode: 0o700 });
-  const link = openAgentLink(config, log);
+  const { site, name, identity } = config;
+  const self: RoleIdentity = { site, role: "agent", name, files: identity };
+  const link = openRoleLink(self, log);
+  const files = createDurableFiles({
+    fullHint: "Free space under the agent's state folder; what was protected before stays so",
+  });
   const agent = startAgent({
     link,
     machine: config.name,
@@ -45,15 +50,15 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
     ).version,
     connectTap,
     spawnTap: (tap) => spawnTap(tap, { program: fileURLToPath(sibling("./tap")), folder: config.stateDir }),
-    startLane: (target) => startLaneThread(sibling("./agent-lane"), config, target),
+    startLane: (target) => startLaneThread(sibling("./agent-lane"), self, target),
     laneCount: config.lanes ?? Math.min(LANES_MAX, availableParallelism()),
-    files: createDurableFiles({
-      fullHint: "Free space under the agent's state folder; what was protected before stays so",
-    }),
+    files,
     clock: systemClock,
     log,
   });
+  const renewal = await keepRoleRenewed(self, { ask: (request) => agent.ask(RENEW, request), files, log });
   if (!stop.aborted) await new Promise((resolve) => stop.addEventListener("abort", resolve, { once: true }));
+  await renewal.close();
   await agent.close();
 }
 

@@ -11,6 +11,8 @@ import { createDurableFiles } from "../adapters/file/durable-files.ts";
 import { createLink } from "../adapters/link/tls-link.ts";
 import { createLog } from "../adapters/log/pino-log.ts";
 import { createAuthorityFiles, createKeyAndRequest, openAuthority } from "../adapters/pki/authority.ts";
+import type { LinkCredentials } from "../adapters/pki/identity-files.ts";
+import { keepRenewed } from "../adapters/pki/keep-renewed.ts";
 import { systemRandom } from "../adapters/random/system-random.ts";
 import { createSiteCache } from "../adapters/redis/site-cache.ts";
 import { hypervisorProxy, masterTargetProxy, processServerProxy, type RemoteCall } from "../adapters/relay/proxy.ts";
@@ -27,7 +29,13 @@ import { keyCopies } from "../control/key-copies.ts";
 import { createLinkService } from "../control/link-service.ts";
 import { openOrderBook } from "../control/order-book.ts";
 import { ensureRecoveryKey, sealControlKeys } from "../control/recovery-key.ts";
-import { ensureApiToken, ensureAuthorityFiles, ensureOrderKey, readControlSecrets } from "../control/secrets.ts";
+import {
+  ALSO_TRUSTED_FILE,
+  ensureApiToken,
+  ensureAuthorityFiles,
+  ensureOrderKey,
+  readControlSecrets,
+} from "../control/secrets.ts";
 
 const address = z.object({ host: z.string(), port: z.number().int().min(0).max(65_535) });
 const name = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/);
@@ -43,6 +51,8 @@ const configuration = z.object({
   recoveryKeyFile: z.string().min(1).optional(),
   sites: z.array(z.object({ name })).min(1),
   version: z.string().optional(),
+  /** How long the certificates live that it issues. Default: 397. */
+  certificateDays: z.number().positive().max(3650).optional(),
 });
 export type ControlConfig = z.infer<typeof configuration>;
 
@@ -65,9 +75,14 @@ export async function startControl(
   const clock = systemClock;
   const random = systemRandom;
   const authorityOptions = { now: clock.now, random };
+  const alsoTrusted = await files.read(join(stateDir, ALSO_TRUSTED_FILE));
   const authority = await openAuthority(
     await ensureAuthorityFiles(stateDir, { files, create: () => createAuthorityFiles(site, authorityOptions) }),
-    authorityOptions,
+    {
+      ...authorityOptions,
+      ...(config.certificateDays === undefined ? {} : { lifetimeMs: config.certificateDays * 86_400_000 }),
+      ...(alsoTrusted === undefined ? {} : { alsoTrusted }),
+    },
   );
   const orderKey = await ensureOrderKey(stateDir, files);
   const token = await ensureApiToken(stateDir, { files, random });
@@ -123,17 +138,28 @@ export async function startControl(
   // Its own certificate is new at each start: nobody else needs to know the key, not even the disk.
   const identity = { site, role: "control", name: "control" } as const;
   const { key, csr } = await createKeyAndRequest(identity);
-  const link = createLink({
+  let credentials: LinkCredentials = { cert: await authority.issue(csr, identity), key, ca: authority.trust.ca };
+  const link = createLink({ identity, credentials: () => credentials, clock, log });
+  const renewal = keepRenewed({
     identity,
-    cert: await authority.issue(csr, identity),
-    key,
-    ca: authority.cert,
+    holder: {
+      read: () => credentials,
+      replace: async (next) => {
+        credentials = next;
+      },
+    },
+    ask: async (request) => ({
+      cert: await authority.issue(authority.examine(request).csr, identity),
+      ...authority.trust,
+      nowMs: clock.now(),
+    }),
     clock,
+    random,
     log,
   });
   const listener = await link.listen(
     config.link,
-    createLinkService({ directory, orders, onMasterTarget: copies.keepAt }),
+    createLinkService({ directory, orders, enrolment, onMasterTarget: copies.keepAt }),
   );
 
   const connection = Connection.lazy({ address: config.temporal.address });
@@ -182,6 +208,7 @@ export async function startControl(
     linkPort: listener.address.port,
     async close() {
       closing.abort();
+      await renewal.close();
       await api.close();
       await listener.close();
       await rebuilding;

@@ -3,17 +3,11 @@ import { Fault, faultFromJson } from "#model/fault.ts";
 import type { JsonObject } from "#model/json.ts";
 import type { Address } from "#ports/link.ts";
 import { createLog } from "../adapters/log/pino-log.ts";
+import type { IdentityFiles } from "../adapters/pki/identity-files.ts";
 import { startReceiver, type ReceivedGroup, type Receiver } from "../data-mover/receiver.ts";
 import { openChildChannel } from "../master-target/child-channel.ts";
-import {
-  decodeKeys,
-  keysFrom,
-  openMasterTargetLink,
-  openReplica,
-  openStore,
-  type ChildSetup,
-  type IdentityFiles,
-} from "./mover-setup.ts";
+import { decodeKeys, keysFrom, openReplica, openStore, type ChildSetup } from "./mover-setup.ts";
+import { openRoleLink } from "./role-link.ts";
 
 export interface MoverSetup extends ChildSetup {
   readonly identity: IdentityFiles;
@@ -36,7 +30,10 @@ const channel = openChildChannel(process, {
     async setUp(params) {
       const setup = params as unknown as MoverSetup; // Its other end is our parent, of the same version.
       for (const [diskId, key] of decodeKeys(setup.keys)) keys.set(diskId, key);
-      const link = openMasterTargetLink({ ...setup, log });
+      const link = openRoleLink(
+        { site: setup.site, role: "master-target", name: setup.name, files: setup.identity },
+        log,
+      );
       const store = openReplica(openStore(setup.store), {
         root: setup.store.root,
         keys: keysFrom(keys),

@@ -19,6 +19,7 @@ import { createLog } from "../adapters/log/pino-log.ts";
 import { createQemuHypervisor } from "../adapters/qemu/qemu-hypervisor.ts";
 import { systemRandom } from "../adapters/random/system-random.ts";
 import { createSiteCache } from "../adapters/redis/site-cache.ts";
+import { controlUnreachable } from "../adapters/relay/proxy.ts";
 import { serveHypervisor, serveMasterTarget } from "../adapters/relay/serve.ts";
 import { ensureStoreRecord } from "../data-mover/mover-store.ts";
 import type { ReceivedGroup } from "../data-mover/receiver.ts";
@@ -34,7 +35,8 @@ import type { ExportFigures } from "../master-target/running-export.ts";
 import { superviseChild } from "../master-target/supervised-child.ts";
 import type { MoverSetup } from "./data-mover.ts";
 import type { ExportSetup } from "./export.ts";
-import { encodeKeys, openMasterTargetLink, openReplica, openStore, type StoreSettings } from "./mover-setup.ts";
+import { encodeKeys, openReplica, openStore, type StoreSettings } from "./mover-setup.ts";
+import { keepRoleRenewed, openRoleLink, RENEW, type RoleIdentity } from "./role-link.ts";
 
 const address = z.object({ host: z.string().min(1), port: z.int().min(0).max(65535) });
 
@@ -250,9 +252,10 @@ export async function startMasterTarget(config: MasterTargetConfig, log: Log): P
     },
     log,
   });
+  const self: RoleIdentity = { site, role: "master-target", name, files: identity };
   const control =
     config.control &&
-    keepDialled(openMasterTargetLink({ site, name, identity, log }), config.control, {
+    keepDialled(openRoleLink(self, log), config.control, {
       expect: "control",
       handlers: {
         ...serveMasterTarget(masterTarget, guard.check),
@@ -262,6 +265,16 @@ export async function startMasterTarget(config: MasterTargetConfig, log: Log): P
       random: systemRandom,
       log,
     });
+  const renewal =
+    control &&
+    (await keepRoleRenewed(self, {
+      ask: async (request) => {
+        if (control.peer === undefined) throw controlUnreachable();
+        return control.peer.call(RENEW, request);
+      },
+      files,
+      log,
+    }));
   let closing: Promise<void> | undefined;
   log.info("The master target runs", {
     store: settings.endpoint,
@@ -285,6 +298,7 @@ export async function startMasterTarget(config: MasterTargetConfig, log: Log): P
   };
 
   async function close(): Promise<void> {
+    await renewal?.close();
     await control?.close();
     await exports.stop();
     await mover.stop();

@@ -1,10 +1,7 @@
 /** What the master target hands to its child processes over IPC, and how they open the store with it. Credentials and keys travel in no other way. */
 import { readFileSync } from "node:fs";
 import type { JsonObject } from "#model/json.ts";
-import type { Link } from "#ports/link.ts";
-import type { Log } from "#ports/log.ts";
 import { systemClock } from "../adapters/clock/system-clock.ts";
-import { createLink } from "../adapters/link/tls-link.ts";
 import { systemRandom } from "../adapters/random/system-random.ts";
 import { s3ObjectStore, type S3ObjectStore } from "../adapters/s3/s3-object-store.ts";
 import { openMoverStore, type DiskKeys, type MoverStore } from "../data-mover/mover-store.ts";
@@ -16,12 +13,6 @@ export interface StoreSettings {
   readonly root: string;
   readonly accessKey: string;
   readonly secretKey: string;
-}
-
-export interface IdentityFiles {
-  readonly certFile: string;
-  readonly keyFile: string;
-  readonly caFile: string;
 }
 
 /** First message to a child. Keys in base64, by disk. */
@@ -72,23 +63,6 @@ export function encodeKeys(diskIds: readonly string[], keyOf: DiskKeys): JsonObj
       return key ? [[diskId, Buffer.from(key).toString("base64")]] : [];
     }),
   );
-}
-
-export function openMasterTargetLink(options: {
-  readonly site: string;
-  readonly name: string;
-  readonly identity: IdentityFiles;
-  readonly log: Log;
-}): Link {
-  const { site, name, identity, log } = options;
-  return createLink({
-    identity: { site, role: "master-target", name },
-    cert: readFileSync(identity.certFile, "utf8"),
-    key: readFileSync(identity.keyFile, "utf8"),
-    ca: readFileSync(identity.caFile, "utf8"),
-    clock: systemClock,
-    log,
-  });
 }
 
 /** Changes with every boot of the machine, and with nothing else. */

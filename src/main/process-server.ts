@@ -5,17 +5,19 @@ import { Redis } from "ioredis";
 import { z } from "zod";
 import { Fault } from "#model/fault.ts";
 import { createTokenBucket } from "#model/token-bucket.ts";
+import type { JsonObject, JsonValue } from "#model/json.ts";
 import type { Log } from "#ports/log.ts";
 import { systemClock } from "../adapters/clock/system-clock.ts";
 import { createDurableFiles } from "../adapters/file/durable-files.ts";
 import { keepDialled } from "../adapters/link/keep-dialled.ts";
-import { createLink } from "../adapters/link/tls-link.ts";
 import { createLog } from "../adapters/log/pino-log.ts";
 import { systemRandom } from "../adapters/random/system-random.ts";
+import { controlUnreachable } from "../adapters/relay/proxy.ts";
 import { serveProcessServer } from "../adapters/relay/serve.ts";
 import { createCompressPool } from "../process-server/compress-pool.ts";
 import { startProcessServer } from "../process-server/process-server.ts";
 import { createSiteCache, noSiteCache, type SiteCache } from "../process-server/site-cache.ts";
+import { keepRoleRenewed, openRoleLink, RENEW, type RoleIdentity } from "./role-link.ts";
 
 const address = z.object({ host: z.string().min(1), port: z.int().min(0).max(65535) });
 
@@ -44,20 +46,18 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
   const config = parseConfig(configFile);
   const log = createLog({ fields: { role: "process-server", site: config.site, name: config.name } });
   mkdirSync(config.stateDir, { recursive: true, mode: 0o700 });
-  const link = createLink({
-    identity: { site: config.site, role: "process-server", name: config.name },
-    cert: readFileSync(config.identity.certFile, "utf8"),
-    key: readFileSync(config.identity.keyFile, "utf8"),
-    ca: readFileSync(config.identity.caFile, "utf8"),
-    clock: systemClock,
-    log,
-  });
+  const { site, name, identity } = config;
+  const self: RoleIdentity = { site, role: "process-server", name, files: identity };
+  const link = openRoleLink(self, log);
   const pool = createCompressPool(
     sibling("../process-server/compress-worker"),
     Math.min(COMPRESS_THREADS_MAX, availableParallelism()),
   );
   const redis = config.redisUrl === undefined ? undefined : connectRedis(config.redisUrl, log);
   const cache = redis === undefined ? noSiteCache : createSiteCache(redis, { site: config.site, log });
+  const files = createDurableFiles({
+    fullHint: "Free space under the process server's state folder; it goes on by itself, the taps track meanwhile",
+  });
   const server = await startProcessServer({
     link,
     listen: config.listen,
@@ -67,12 +67,16 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
     compressPayload: pool.compress,
     cache,
     throttle: throttle(config.bandwidthBytesPerSecond, cache),
-    files: createDurableFiles({
-      fullHint: "Free space under the process server's state folder; it goes on by itself, the taps track meanwhile",
-    }),
+    renew: (request) => askControl(request),
+    files,
     clock: systemClock,
     log,
   });
+  /** Also for the agents of this site. */
+  async function askControl(request: JsonObject): Promise<JsonValue> {
+    if (control.peer === undefined) throw controlUnreachable();
+    return control.peer.call(RENEW, request);
+  }
   const control = keepDialled(link, config.control, {
     expect: "control",
     handlers: serveProcessServer(server),
@@ -80,7 +84,9 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
     random: systemRandom,
     log,
   });
+  const renewal = await keepRoleRenewed(self, { ask: askControl, files, log });
   if (!stop.aborted) await new Promise((resolve) => stop.addEventListener("abort", resolve, { once: true }));
+  await renewal.close();
   await control.close();
   await server.close();
   await pool.close();

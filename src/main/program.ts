@@ -57,6 +57,10 @@ const dependencies: CliDependencies = {
     survey: async (store) => (await controlCommands()).survey(store),
     surveyOwn: async (state) => (await controlCommands()).surveyOwn(state),
   },
+  enrol: async (request) => ({
+    ...(await (await import("../adapters/pki/enrol.ts")).enrol(request)),
+    dir: request.dir,
+  }),
   copyExport: async (request, onProgress) =>
     (await import("./copy-export.ts")).copyExport({ ...request, stop: stopping.signal, onProgress }),
   role: async (name, configFile) => {

@@ -14,8 +14,8 @@ import { createPlanActivities } from "../activities/plan-activities.ts";
 import { createActionRunner } from "../adapters/actions/action-runner.ts";
 import { probeReadiness } from "../adapters/actions/http-caller.ts";
 import { systemClock } from "../adapters/clock/system-clock.ts";
+import { createDurableFiles } from "../adapters/file/durable-files.ts";
 import { keepDialled, type KeptLink } from "../adapters/link/keep-dialled.ts";
-import { createLink } from "../adapters/link/tls-link.ts";
 import { createLog } from "../adapters/log/pino-log.ts";
 import { systemRandom } from "../adapters/random/system-random.ts";
 import {
@@ -27,6 +27,7 @@ import {
 } from "../adapters/relay/proxy.ts";
 import { createGroupWorkflows } from "../api/group-workflows.ts";
 import { groupCommands } from "../api/plan/group-commands.ts";
+import { keepRoleRenewed, openRoleLink, RENEW, type RoleIdentity } from "./role-link.ts";
 import { setUpTemporal } from "./temporal-setup.ts";
 import { startWorkers } from "./worker-fleet.ts";
 import { cachedWorkflowBundle } from "./workflow-bundle.ts";
@@ -63,6 +64,11 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
   ]);
   if (connection === undefined) return;
   const control = dialControl(config, log);
+  const renewal = await keepRoleRenewed(roleOf(config), {
+    ask: async (request) => connected(control).call(RENEW, request),
+    files: createDurableFiles({ fullHint: "Free space where the worker's identity is" }),
+    log,
+  });
   try {
     const client = new Client({ connection, namespace: config.temporal.namespace });
     const activities = createActivities({
@@ -106,6 +112,7 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
     if (stop.aborted) fleet.stop();
     await fleet.ended;
   } finally {
+    await renewal.close();
     await control.close();
     await connection.close();
   }
@@ -161,22 +168,17 @@ async function connectTemporal(
 }
 
 function dialControl(config: WorkerConfig, log: Log): KeptLink {
-  const { certFile, keyFile, caFile } = config.identity;
-  const link = createLink({
-    identity: { site: config.site, role: "worker", name: config.name },
-    cert: readFileSync(certFile, "utf8"),
-    key: readFileSync(keyFile, "utf8"),
-    ca: readFileSync(caFile, "utf8"),
-    clock: systemClock,
-    log,
-  });
-  return keepDialled(link, config.control, {
+  return keepDialled(openRoleLink(roleOf(config), log), config.control, {
     expect: "control",
     handlers: {},
     clock: systemClock,
     random: systemRandom,
     log,
   });
+}
+
+function roleOf({ site, name, identity }: WorkerConfig): RoleIdentity {
+  return { site, role: "worker", name, files: identity };
 }
 
 /** The link as it is now: an activity that finds none says so and is tried again, instead of waiting unseen. */

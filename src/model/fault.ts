@@ -39,6 +39,7 @@ export const FAULTS = {
   PEER_REJECTED: { retryable: false, exit: 1 },
   PROTOCOL_INVALID: { retryable: false, exit: 1 },
   CREDENTIALS_REJECTED: { retryable: false, exit: 1 },
+  CERTIFICATE_EXPIRED: { retryable: false, exit: 1 },
   ENROLMENT_REFUSED: { retryable: false, exit: 1 },
   // Store
   STORE_UNAVAILABLE: { retryable: true, exit: 1 },

@@ -1,6 +1,7 @@
 /** Codes of health reasons. A code never changes its meaning: alerts and scripts match on it. docs/errors.md explains each; a test compares. */
 export const HEALTH_CODES = [
   "CATALOG_BEHIND",
+  "CERTIFICATE_EXPIRING",
   "DISKS_NOT_KEPT",
   "EXPORT_UNAVAILABLE",
   "FENCED",

@@ -70,6 +70,8 @@ export interface AgentRegistryOptions {
   readonly takeFrames: (frames: ArrivedFrames) => Promise<void>;
   /** Throws what the lane is to hear instead of an answer. */
   readonly compare: (asked: ArrivedQuestion) => Promise<JsonValue>;
+  /** Brings its request for the next certificate to control. */
+  readonly renew: (request: JsonObject) => Promise<JsonValue>;
   /** An agent came or went, or has other disks. */
   readonly onChange: (machine: string) => void;
   /** A lane is gone. */
@@ -108,6 +110,7 @@ export function createAgentRegistry(options: AgentRegistryOptions): AgentRegistr
           session = welcome(peer, machine, readHello(params, machine));
           return { tasks: tasksOf(machine) as unknown as JsonValue }; // Interfaces have no index signature.
         },
+        "credentials.renew": (params) => options.renew(params),
         "agent.report": async (params) => {
           if (session === undefined) throw new Fault("PROTOCOL_INVALID", "Expected agent.hello before a report");
           const disks = readAgentDisks(params);

@@ -5,6 +5,7 @@
 import { join } from "node:path";
 import { Fault } from "#model/fault.ts";
 import { readList, readObject, readText, readWhole } from "#model/json-reader.ts";
+import type { JsonObject, JsonValue } from "#model/json.ts";
 import type { Clock } from "#ports/clock.ts";
 import type { DurableFiles } from "#ports/durable-files.ts";
 import type { Address, Link } from "#ports/link.ts";
@@ -30,6 +31,8 @@ export interface ProcessServerOptions {
   readonly compressPayload: CompressPayload;
   readonly cache: SiteCache;
   readonly throttle: (bytes: number, signal: AbortSignal) => Promise<void>;
+  /** Brings an agent's request for its next certificate to control. Throws PEER_UNREACHABLE. */
+  readonly renew: (request: JsonObject) => Promise<JsonValue>;
   readonly files: DurableFiles;
   readonly clock: Clock;
   readonly log: Log;
@@ -56,6 +59,7 @@ export async function startProcessServer(options: ProcessServerOptions): Promise
   const agents = createAgentRegistry({
     log,
     tasksOf,
+    renew: options.renew,
     async takeFrames(frames) {
       const group = groups.get(frames.groupId);
       if (group === undefined) throw new Fault("PROTOCOL_INVALID", `There is no order for group "${frames.groupId}"`);

@@ -2,6 +2,8 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { Client, Connection } from "@temporalio/client";
+import type { PeerIdentity } from "#ports/link.ts";
+import type { CertificateLife } from "#model/certificate-life.ts";
 import { Fault } from "#model/fault.ts";
 import type { Machine } from "#ports/hypervisor.ts";
 import type { ExportStatus } from "#ports/master-target.ts";
@@ -35,6 +37,9 @@ const away = new Set<string>();
 const exports = new Map<string, ExportStatus>();
 const asked: string[] = [];
 
+/** Who was certified, as a test has it. */
+const enrolled: (PeerIdentity & { readonly life?: CertificateLife })[] = [];
+
 before(async () => {
   temporal = await startTemporal();
   connection = Connection.lazy({ address: temporal.address });
@@ -65,7 +70,8 @@ before(async () => {
       caFingerprint: "ab",
       issueToken: async () => ({ token: "t", expiresAtMs: 0 }),
       redeem: async () => Promise.reject(new Fault("ENROLMENT_REFUSED", "No")),
-      enrolled: () => [],
+      enrolled: () => enrolled,
+      caExpiresAtMs: Date.now() + 3650 * 86_400_000,
     },
     orderPublicKey: "PEM",
     workflows: createGroupWorkflows({

@@ -9,6 +9,7 @@ import type { PeerIdentity } from "#ports/link.ts";
 import { systemClock } from "../../src/adapters/clock/system-clock.ts";
 import { createLink } from "../../src/adapters/link/tls-link.ts";
 import { silentLog } from "../../src/adapters/log/pino-log.ts";
+import { fileCredentials } from "../../src/adapters/pki/identity-files.ts";
 import { enrol } from "../../src/adapters/pki/enrol.ts";
 import { createApiClient } from "../../src/api/client.ts";
 import { startControl } from "../../src/main/control.ts";
@@ -56,11 +57,10 @@ test("control from nothing: a token buys a certificate, the certificate opens th
     const read = (file: string): Promise<string> => readFile(join(dir, file), "utf8");
     assert.equal(createPublicKey(await read("order-key.pem")).asymmetricKeyType, "ed25519");
 
+    const files = { certFile: join(dir, "cert.pem"), keyFile: join(dir, "key.pem"), caFile: join(dir, "ca.pem") };
     const link = createLink({
       identity,
-      cert: await read("cert.pem"),
-      key: await read("key.pem"),
-      ca: await read("ca.pem"),
+      credentials: fileCredentials(files, silentLog),
       clock: systemClock,
       log: silentLog,
     });

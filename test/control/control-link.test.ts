@@ -5,11 +5,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { Fault } from "#model/fault.ts";
-import type { Handlers, Listener } from "#ports/link.ts";
+import type { Handlers, Listener, PeerIdentity } from "#ports/link.ts";
 import type { ReplicationOrder, SignedOrder } from "#ports/replication.ts";
 import { systemClock } from "../../src/adapters/clock/system-clock.ts";
 import { silentLog } from "../../src/adapters/log/pino-log.ts";
 import { systemRandom } from "../../src/adapters/random/system-random.ts";
+import { CERTIFICATE_DAYS, createKeyAndRequest } from "../../src/adapters/pki/authority.ts";
 import { createDirectory, type Directory } from "../../src/control/directory.ts";
 import { openEnrolment, TOKEN_LIFE_MS } from "../../src/control/enrolment.ts";
 import { createLinkService } from "../../src/control/link-service.ts";
@@ -52,7 +53,14 @@ async function withControl(use: (desk: Desk) => Promise<void>): Promise<void> {
     log: silentLog,
   });
   const link = await certified.link("secondary", "control", "control");
-  const listener = await link.listen(LOOPBACK, createLinkService({ directory, orders }));
+  const listener = await link.listen(
+    LOOPBACK,
+    createLinkService({
+      directory,
+      orders,
+      enrolment: { renew: () => Promise.reject(new Fault("ENROLMENT_REFUSED", "Nobody is enrolled in this test")) },
+    }),
+  );
   try {
     await use({
       folder,
@@ -232,13 +240,13 @@ test("an enrolment token is good once, for an hour, for the identity it was made
     const file = join(folder, "enrolment.json");
     let now = 1_000_000;
     const clock = { ...systemClock, now: () => now };
+    const { csr: good } = await createKeyAndRequest({ site: "primary", role: "agent", name: "web-1" });
     const authority = {
-      cert: "CA",
-      fingerprint: "aa",
-      issue: async (csr: string, identity: object) => {
+      ...certified.authority,
+      issue: async (csr: string, identity: PeerIdentity) => {
         if (csr === "bad") throw new Fault("ENROLMENT_REFUSED", "Expected a certificate request in PEM");
         await systemClock.sleep(5);
-        return `CERT ${JSON.stringify(identity)} ${csr}`;
+        return certified.authority.issue(good, identity);
       },
     };
     const open = () =>
@@ -254,7 +262,9 @@ test("an enrolment token is good once, for an hour, for the identity it was made
     const both = await Promise.allSettled([desk.redeem(token, "one"), desk.redeem(token, "two")]);
     assert.deepEqual(both.map(({ status }) => status).sort(), ["fulfilled", "rejected"]);
     await rejection(desk.redeem(token, "three"), "ENROLMENT_REFUSED");
-    assert.deepEqual((await open()).enrolled(), [identity]);
+    const [enrolled, ...others] = (await open()).enrolled();
+    assert.deepEqual([{ ...enrolled, life: undefined }, ...others], [{ ...identity, life: undefined }]);
+    assert.equal(Math.round((enrolled!.life!.notAfterMs - Date.now()) / 86_400_000), CERTIFICATE_DAYS);
 
     const late = await desk.issueToken(identity);
     now += TOKEN_LIFE_MS;

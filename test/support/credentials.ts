@@ -35,7 +35,13 @@ export async function createTestAuthority(): Promise<TestAuthority> {
     async link(site, role, name, { timing, log = silentLog } = {}) {
       const identity = { site, role, name };
       const files = await credentials(identity);
-      return createLink({ identity, ...files, clock: systemClock, log, ...(timing === undefined ? {} : { timing }) });
+      return createLink({
+        identity,
+        credentials: () => files,
+        clock: systemClock,
+        log,
+        ...(timing === undefined ? {} : { timing }),
+      });
     },
   };
 }

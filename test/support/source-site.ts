@@ -17,6 +17,7 @@ import { connectTap } from "../../src/capture/tap/tap-client.ts";
 import { createCompressPool } from "../../src/process-server/compress-pool.ts";
 import { startProcessServer, type RunningProcessServer } from "../../src/process-server/process-server.ts";
 import { noSiteCache, type SiteCache } from "../../src/process-server/site-cache.ts";
+import { Fault } from "#model/fault.ts";
 import type { Link } from "#ports/link.ts";
 import type { ReplicationOrder, SignedOrder } from "#ports/replication.ts";
 import type { HistoryDisk } from "../capture/write-history.ts";
@@ -77,6 +78,7 @@ export async function startSourceSite(options: SiteOptions = {}): Promise<Source
   async function start(): Promise<void> {
     processServer = await startProcessServer({
       files: testFiles,
+      renew: () => Promise.reject(new Fault("PEER_UNREACHABLE", "There is no control in this test")),
       link: psLink,
       listen: { host: "127.0.0.1", port },
       stateDir: join(folder, "ps"),

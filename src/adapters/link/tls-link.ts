@@ -10,26 +10,26 @@ import { X509Certificate } from "node:crypto";
 import type { AddressInfo, Socket } from "node:net";
 import { connect, createServer } from "node:tls";
 import type { TLSSocket } from "node:tls";
-import { Fault, isFault } from "#model/fault.ts";
+import { Fault, isFault, type FaultOptions } from "#model/fault.ts";
 import type { Clock } from "#ports/clock.ts";
 import type { Address, Link, Listener, PeerIdentity } from "#ports/link.ts";
 import type { Log } from "#ports/log.ts";
+import type { CredentialSource, LinkCredentials } from "../pki/identity-files.ts";
 import { createConnection, DEFAULT_TIMING, interruption } from "./connection.ts";
 import type { Timing } from "./connection.ts";
 import { identityFromAltNames, identityUri } from "./identity.ts";
 import { encodeHead, LINK_PROTOCOL } from "./wire.ts";
 
 const DIAL_MS = 10_000;
+const CLOCKS = "Compare the clocks of both machines: the certificate is not valid yet on one of them";
 /** AES-128 first: with AES instructions it is a third faster than AES-256, and as safe for our purpose. */
 const CIPHERS = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
 
 export interface LinkOptions {
-  /** Must be the one in `cert`. */
+  /** Must be the one in every certificate. */
   readonly identity: PeerIdentity;
-  /** PEM. */
-  readonly cert: string;
-  readonly key: string;
-  readonly ca: string;
+  /** Asked before each handshake: what is renewed is used from then on, and open connections stay. */
+  readonly credentials: CredentialSource;
   readonly clock: Clock;
   readonly log: Log;
   /** For tests. */
@@ -38,21 +38,9 @@ export interface LinkOptions {
 
 /** Throws CREDENTIALS_REJECTED when the certificate is for someone else than `identity`. */
 export function createLink(options: LinkOptions): Link {
-  const { identity, cert, key, ca, clock, log, timing = DEFAULT_TIMING } = options;
-  const certified = identityFromAltNames(new X509Certificate(cert).subjectAltName);
-  if (identityUri(certified) !== identityUri(identity)) {
-    throw new Fault(
-      "CREDENTIALS_REJECTED",
-      `Expected a certificate for "${identityUri(identity)}", got one for "${identityUri(certified)}"`,
-      {
-        hint: "Enrol this role again, or correct its configuration",
-      },
-    );
-  }
+  const { identity, credentials, clock, log, timing = DEFAULT_TIMING } = options;
+  assertFor(identity, credentials());
   const secure = {
-    cert,
-    key,
-    ca,
     minVersion: "TLSv1.3",
     maxVersion: "TLSv1.3",
     ciphers: CIPHERS,
@@ -66,7 +54,13 @@ export function createLink(options: LinkOptions): Link {
     async dial(address, { expect, handlers, signal }) {
       const aborted = (): boolean => signal?.aborted === true;
       if (aborted()) throw interruption(signal!);
-      const socket = connect({ ...secure, ...address, servername: "", checkServerIdentity: () => undefined });
+      const socket = connect({
+        ...secure,
+        ...credentials(),
+        ...address,
+        servername: "",
+        checkServerIdentity: () => undefined,
+      });
       const onAbort = (): void => void socket.destroy();
       signal?.addEventListener("abort", onAbort, { once: true });
       try {
@@ -93,14 +87,20 @@ export function createLink(options: LinkOptions): Link {
 
     async listen(address, accept) {
       const sockets = new Set<Socket>();
+      let used = credentials();
       const server = createServer({
         ...secure,
+        ...used,
         requestCert: true,
         rejectUnauthorized: false,
         noDelay: true,
         handshakeTimeout: DIAL_MS,
       });
-      server.on("connection", (socket: Socket) => {
+      // Before the server's own listener begins the handshake.
+      server.prependListener("connection", (socket: Socket) => {
+        const now = credentials();
+        if (now !== used) server.setSecureContext({ ...secure, ...now });
+        used = now;
         sockets.add(socket);
         socket.on("close", () => sockets.delete(socket));
       });
@@ -169,11 +169,17 @@ function authenticated(socket: TLSSocket): PeerIdentity {
   if (!socket.authorized) {
     const why = socket.authorizationError; // Node documents an Error, and sets its code as text.
     const reason = why instanceof Error ? why.message : String(why ?? "no certificate");
+    const certificate = socket.getPeerX509Certificate();
+    if (reason === "CERT_HAS_EXPIRED" && certificate !== undefined) {
+      throw expired(
+        `The certificate of "${(certificate.subjectAltName ?? "").replace(/^URI:/, "")}" expired at ${certificate.validTo}`,
+      );
+    }
     throw new Fault(
       "CREDENTIALS_REJECTED",
       `Expected a certificate of this installation's CA, got one that fails with "${reason}"`,
       {
-        hint: "Enrol again with a new one-time token",
+        hint: reason === "CERT_NOT_YET_VALID" ? CLOCKS : "Enrol again with a new one-time token",
       },
     );
   }
@@ -183,6 +189,7 @@ function authenticated(socket: TLSSocket): PeerIdentity {
 function dialFault(error: NodeJS.ErrnoException, address: Address): Fault {
   const code = error.code ?? "";
   const options = { cause: error, details: { host: address.host, port: address.port } };
+  if (code === "CERT_HAS_EXPIRED") return expired(`The certificate of ${format(address)} has expired`, options);
   // OpenSSL's verification results have no prefix of their own: everything that is neither an errno nor ERR_…
   const verification = !code.startsWith("E") || code.startsWith("ERR_TLS_CERT");
   if (verification || /^ERR_SSL_.*ALERT/.test(code)) {
@@ -191,13 +198,33 @@ function dialFault(error: NodeJS.ErrnoException, address: Address): Fault {
       `The certificates of this role and of ${format(address)} do not fit: ${error.message}`,
       {
         ...options,
-        hint: "Both must be of the same installation's CA, and valid now; enrol again if not",
+        hint:
+          code === "CERT_NOT_YET_VALID"
+            ? CLOCKS
+            : "Both must be of the same installation's CA, and valid now; enrol again if not",
       },
     );
   }
   if (code.startsWith("ERR_SSL_"))
     return new Fault("PROTOCOL_INVALID", `Expected TLS at ${format(address)}: ${error.message}`, options);
   return new Fault("PEER_UNREACHABLE", `Could not reach ${format(address)}: ${error.message}`, options);
+}
+
+function expired(message: string, options: FaultOptions = {}): Fault {
+  return new Fault("CERTIFICATE_EXPIRED", message, {
+    ...options,
+    hint: "Compare the clocks of both machines; if they are right, enrol the role again: `leeward machine enroll`, and `leeward machine redeem` where it runs",
+  });
+}
+
+function assertFor(identity: PeerIdentity, { cert }: LinkCredentials): void {
+  const certified = identityFromAltNames(new X509Certificate(cert).subjectAltName);
+  if (identityUri(certified) === identityUri(identity)) return;
+  throw new Fault(
+    "CREDENTIALS_REJECTED",
+    `Expected a certificate for "${identityUri(identity)}", got one for "${identityUri(certified)}"`,
+    { hint: "Enrol this role again, or correct its configuration" },
+  );
 }
 
 function listenFault(error: NodeJS.ErrnoException, address: Address): Error {

@@ -2,7 +2,7 @@
  * The installation's certificate authority: one self-signed P-256 certificate, held by `control`, that says who is who (SAN URI
  * leeward://SITE/ROLE/NAME). It signs requests; it never sees another role's key.
  *
- * P-256 and not Ed25519: every TLS library in reach takes it. Certificates are short-lived and renewed by enrolling again; revocation
+ * P-256 and not Ed25519: every TLS library in reach takes it. Roles renew their certificates by themselves (keep-renewed.ts); revocation
  * is a matter of `control` not answering a name any more.
  */
 import { webcrypto } from "node:crypto";
@@ -12,12 +12,13 @@ import { Fault } from "#model/fault.ts";
 import type { PeerIdentity } from "#ports/link.ts";
 import type { Random } from "#ports/random.ts";
 import { identityUri } from "../link/identity.ts";
+import { examineRenewal, readRenewalRequest, signed } from "./renewal-request.ts";
 
 const ALGORITHM = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" } as const;
 const DAY_MS = 86_400_000;
 const AUTHORITY_DAYS = 3650;
 export const CERTIFICATE_DAYS = 397;
-/** Clocks of machines differ; a certificate is valid from a little before it was made. */
+/** Clocks of machines differ; a certificate is valid from a little before it was made, and renewed until a little after its end. */
 const CLOCK_SKEW_MS = 3_600_000;
 
 x509.cryptoProvider.set(webcrypto);
@@ -33,6 +34,11 @@ export interface Authority {
   readonly cert: string;
   /** SHA-256 of the certificate's DER, hex: what an enrolment may pin. */
   readonly fingerprint: string;
+  readonly expiresAtMs: number;
+  /** All that roles are to trust: `cert`, and another one while the CA is replaced. Signed by `cert`, base64. */
+  readonly trust: { readonly ca: string; readonly caSignature: string };
+  /** Whose renewal this is; throws like `examineRenewal`. */
+  examine(request: unknown): { readonly identity: PeerIdentity; readonly csr: string };
   /** Throws ENROLMENT_REFUSED unless `csr` is a signed request; names in it are ignored, `identity` is what gets certified. */
   issue(csr: string, identity: PeerIdentity): Promise<string>;
 }
@@ -40,6 +46,10 @@ export interface Authority {
 export interface AuthorityOptions {
   readonly now: () => number;
   readonly random: Random;
+  /** Of the certificates that it issues. Default: 397 days. */
+  readonly lifetimeMs?: number;
+  /** PEM: trusted as well, while one CA takes the place of another. */
+  readonly alsoTrusted?: string;
 }
 
 export async function createAuthorityFiles(name: string, options: AuthorityOptions): Promise<AuthorityFiles> {
@@ -64,17 +74,30 @@ export async function openAuthority(files: AuthorityFiles, options: AuthorityOpt
   const certificate = new x509.X509Certificate(files.cert);
   const pkcs8 = x509.PemConverter.decodeFirst(files.key);
   const key = await webcrypto.subtle.importKey("pkcs8", pkcs8, ALGORITHM, false, ["sign"]);
+  const { lifetimeMs = CERTIFICATE_DAYS * DAY_MS, alsoTrusted = "" } = options;
+  const skewMs = Math.min(CLOCK_SKEW_MS, lifetimeMs / 2);
+  const ca = [files.cert, alsoTrusted]
+    .map((one) => one.trim())
+    .filter((one) => one !== "")
+    .join("\n");
+  const expiresAtMs = certificate.notAfter.getTime();
   return {
     cert: files.cert,
     fingerprint: await certificateFingerprint(files.cert),
+    expiresAtMs,
+    trust: { ca: `${ca}\n`, caSignature: signed(`${ca}\n`, files.key) },
+    examine(value) {
+      const request = readRenewalRequest(value);
+      return { identity: examineRenewal(request, { ca, nowMs: options.now(), skewMs }), csr: request.csr };
+    },
     async issue(csr, identity) {
       const request = await verifiedRequest(csr);
       const issued = await x509.X509CertificateGenerator.create({
         serialNumber: serialNumber(options.random),
         subject: [{ CN: [`${identity.role} ${identity.name}`.slice(0, 64)] }],
         issuer: certificate.subjectName,
-        notBefore: new Date(options.now() - CLOCK_SKEW_MS),
-        notAfter: new Date(options.now() + CERTIFICATE_DAYS * DAY_MS),
+        notBefore: new Date(options.now() - skewMs),
+        notAfter: new Date(Math.min(options.now() + lifetimeMs, expiresAtMs)),
         signingAlgorithm: ALGORITHM,
         publicKey: request.publicKey,
         signingKey: key,

@@ -2,13 +2,15 @@
  * A role's enrolment, on its own machine: the key is made here and never leaves; the one-time token buys a certificate for exactly the site, role
  * and name that it was made out to.
  */
-import { createPublicKey, X509Certificate } from "node:crypto";
+import { createPublicKey } from "node:crypto";
 import { join } from "node:path";
 import { Fault, faultFromJson } from "#model/fault.ts";
 import type { PeerIdentity, Role } from "#ports/link.ts";
-import { identityFromAltNames, identityUri, isIdentityName, ROLES } from "../link/identity.ts";
+import { isIdentityName, ROLES } from "../link/identity.ts";
 import { createDurableFiles } from "../file/durable-files.ts";
 import { certificateFingerprint, createKeyAndRequest } from "./authority.ts";
+import { formatIdentity } from "./identity-files.ts";
+import { checkIssued } from "./renewal-request.ts";
 
 const ENROL_MS = 30_000;
 const files = createDurableFiles({
@@ -24,7 +26,7 @@ export interface EnrolOptions {
   readonly site: string;
   readonly role: string;
   readonly name: string;
-  /** Gets cert.pem, key.pem, ca.pem and order-key.pem, all 0600; cert.pem last, so that where it is the others are. */
+  /** Gets cert.pem, key.pem, ca.pem and order-key.pem, all 0600; cert.pem last, and with the key in it, so that where it is the others are. */
   readonly dir: string;
 }
 
@@ -37,7 +39,7 @@ export async function enrol(options: EnrolOptions): Promise<PeerIdentity> {
   await files.write(join(options.dir, "key.pem"), key);
   await files.write(join(options.dir, "ca.pem"), answer.ca);
   await files.write(join(options.dir, "order-key.pem"), answer.orderKey);
-  await files.write(join(options.dir, "cert.pem"), answer.cert);
+  await files.write(join(options.dir, "cert.pem"), formatIdentity({ cert: answer.cert, key }));
   return identity;
 }
 
@@ -100,22 +102,6 @@ async function verify(
       },
     );
   }
-  const certificate = new X509Certificate(cert);
-  if (
-    !certificate.verify(new X509Certificate(ca).publicKey) ||
-    !certificate.publicKey.equals(createPublicKey(expected.key))
-  ) {
-    throw new Fault("ENROLMENT_REFUSED", "The certificate that came back is not for our key, or not of that CA");
-  }
-  const certified = identityFromAltNames(certificate.subjectAltName);
-  if (identityUri(certified) !== identityUri(expected.identity)) {
-    throw new Fault(
-      "ENROLMENT_REFUSED",
-      `The token is for "${identityUri(certified)}", not for "${identityUri(expected.identity)}"`,
-      {
-        hint: "Ask for a token with this site, role and name; this one is used up",
-      },
-    );
-  }
+  checkIssued({ cert, ca }, expected);
   createPublicKey(orderKey); // Throws unless it is a key.
 }

@@ -50,7 +50,12 @@ test("a certificate of another CA is CREDENTIALS_REJECTED, whichever side has it
     // Knows our CA, so trusts the listener, but its own certificate is a stranger's.
     const own = await strangers.credentials({ site: "primary", role: "process-server", name: "ps-1" });
     const identity = { site: "primary", role: "process-server", name: "ps-1" } as const;
-    const mixed = createLink({ identity, ...own, ca: certified.authority.cert, clock: systemClock, log: silentLog });
+    const mixed = createLink({
+      identity,
+      credentials: () => ({ ...own, ca: certified.authority.cert }),
+      clock: systemClock,
+      log: silentLog,
+    });
     const fault = await rejection(
       mixed.dial(listening.address, { expect: "master-target", handlers: {} }),
       "CREDENTIALS_REJECTED",
@@ -84,7 +89,7 @@ test("a dialler without a certificate is refused", async () => {
 test("a link cannot be made for somebody else's certificate", async () => {
   const files = await certified.credentials({ site: "primary", role: "agent", name: "web-1" });
   const identity = { site: "primary", role: "agent", name: "web-2" } as const;
-  assert.throws(() => createLink({ identity, ...files, clock: systemClock, log: silentLog }), {
+  assert.throws(() => createLink({ identity, credentials: () => files, clock: systemClock, log: silentLog }), {
     code: "CREDENTIALS_REJECTED",
   });
 });
