@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { Context } from "@temporalio/activity";
 import { Fault, isFault } from "#model/fault.ts";
 import type { JsonObject } from "#model/json.ts";
+import type { ResolvedPlan } from "#model/plan/resolved-plan.ts";
 import { digestOfRecord, REPORT_VERSION, runRecordOf, type RunReport } from "#model/plan/run-report.ts";
 import type { ActionRunner, ReadinessProbe } from "#ports/action-runner.ts";
 import type { Clock } from "#ports/clock.ts";
@@ -22,6 +23,8 @@ export interface PlanActivityDependencies {
   readonly actions: ActionRunner;
   readonly probe: ReadinessProbe;
   readonly masterTarget: (site: string) => Pick<MasterTarget, "keepRecord" | "readRecords">;
+  /** In test mode; control knows how. */
+  readonly resolve: (plan: string) => Promise<ResolvedPlan>;
   readonly clock: Clock;
 }
 
@@ -94,6 +97,8 @@ export function createPlanActivities(dependencies: PlanActivityDependencies): Pl
         await clock.sleep(CHECK_MS, Context.current().cancellationSignal);
       }
     }),
+
+    resolveDrill: beating(async ({ plan }) => await dependencies.resolve(plan)),
 
     recordRun: beating(async ({ site, report }) => await recordRun(masterTarget(site), report)),
   };

@@ -1,7 +1,7 @@
 /** What the workflow of a recovery plan can ask for. Types only; the invariants are those of contract.ts. */
 import type { JsonObject } from "#model/json.ts";
 import type { PlanMode } from "#model/plan/recovery-plan.ts";
-import type { BoundCall } from "#model/plan/resolved-plan.ts";
+import type { BoundCall, ResolvedPlan } from "#model/plan/resolved-plan.ts";
 import type { RunReport } from "#model/plan/run-report.ts";
 import type { ActionAnswer } from "#ports/action-runner.ts";
 import type { GroupOperationView } from "#ports/group-commands.ts";
@@ -38,6 +38,8 @@ export interface PlanActivities {
     readonly status?: number;
     readonly withinMs: number;
   }): Promise<{ readonly detail: string }>;
+  /** The newest version of a plan in test mode, as things are now. */
+  resolveDrill(input: { readonly plan: string }): Promise<ResolvedPlan>;
   /** Keep what became of a run, behind the runs before it. */
   recordRun(input: { readonly site: string; readonly report: RunReport }): Promise<{ readonly number: number }>;
 }

@@ -134,6 +134,13 @@ export function createApiClient({ url, token, patienceMs = 10_000 }: ApiClientOp
     failoverCandidates: () => get("/v1/failover-candidates"),
     resolvePlan: (name, body) => post(`/v1/plans/${encodeURIComponent(name)}/dry-run`, body),
     runPlan: (name, body) => post(`/v1/plans/${encodeURIComponent(name)}/runs`, identified(name, "run", body)),
+    runDrill: (plan, body) => post(`/v1/plans/${encodeURIComponent(plan)}/drills`, identified(plan, "drill", body)),
+    scheduleDrill: (plan, body) => post(`/v1/plans/${encodeURIComponent(plan)}/drill-schedule`, body),
+    unscheduleDrill: async (plan) => {
+      await send({ method: "DELETE", path: `/v1/plans/${encodeURIComponent(plan)}/drill-schedule` });
+    },
+    drillSchedules: () => get("/v1/drill-schedules"),
+    planRuns: (plan) => get(`/v1/plans/${encodeURIComponent(plan)}/runs`),
     decide: (id, body) =>
       post(`/v1/operations/${encodeURIComponent(id)}/decisions`, identified(planOfRun(id) ?? "plan", "decide", body)),
     applyPlan: (body) => post("/v1/plans", body),

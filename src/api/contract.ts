@@ -4,6 +4,7 @@
  *
  * Source: docs/surface.md. Add to it, do not break it.
  */
+import type { JsonObject } from "#model/json.ts";
 import type { PlanChange } from "#model/plan/plan-changes.ts";
 import type { PlanMode } from "#model/plan/recovery-plan.ts";
 import type { ResolvedPlan } from "#model/plan/resolved-plan.ts";
@@ -268,6 +269,30 @@ export interface RunPlanBody {
   readonly force?: boolean;
 }
 
+export interface ScheduleDrillBody {
+  /** Five fields, UTC unless `timeZone` says otherwise. */
+  readonly cron: string;
+  readonly timeZone?: string;
+  readonly jitterMs?: number;
+  /** How late a drill may still be made up for. */
+  readonly catchUpMs?: number;
+  readonly pauseOnFailure?: boolean;
+}
+
+export interface DrillSchedule {
+  readonly plan: string;
+  readonly cron: string;
+  readonly paused: boolean;
+  readonly nextAt?: string;
+}
+
+/** What became of a run, as it is kept; `record` is a RunRecord (#model/plan/run-report.ts), whole, for its digest. */
+export interface RunEntry {
+  readonly number: number;
+  readonly writtenAt: string;
+  readonly record: JsonObject;
+}
+
 export interface DecideBody {
   readonly decision: Decision;
   /** May be left out when only one step asks for that. */
@@ -339,6 +364,13 @@ export interface ApiClient {
   runPlan(name: string, body: RunPlanBody & { readonly operationId?: string }): Promise<OperationState>;
   /** What a person decides about a step that asks. REFUSED when nobody is asked that. */
   decide(operationId: string, body: DecideBody & { readonly operationId?: string }): Promise<OperationState>;
+  /** In test mode, with nobody to ask. */
+  runDrill(plan: string, body: { readonly note?: string; readonly operationId?: string }): Promise<OperationState>;
+  scheduleDrill(plan: string, body: ScheduleDrillBody): Promise<DrillSchedule>;
+  unscheduleDrill(plan: string): Promise<void>;
+  drillSchedules(): Promise<readonly DrillSchedule[]>;
+  /** Records of a plan's runs, newest first. */
+  planRuns(plan: string): Promise<readonly RunEntry[]>;
   applyPlan(body: ApplyPlanBody): Promise<AppliedPlan>;
   plans(): Promise<readonly PlanSummary[]>;
   /** The newest version, or that one. */

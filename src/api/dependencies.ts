@@ -11,6 +11,7 @@ import type { ReplicationOrder } from "#ports/replication.ts";
 import type { Random } from "#ports/random.ts";
 import type { AdoptionView } from "./contract.ts";
 import type { GroupWorkflows } from "./group-workflows.ts";
+import type { DrillSchedules } from "./plan/drill-schedules.ts";
 import type { PlanRuns } from "./plan/plan-runs.ts";
 
 /** The interfaces of one site, over whatever is connected when they are called: PEER_UNREACHABLE when nothing is. */
@@ -49,6 +50,7 @@ export interface ApiDependencies {
   readonly orderPublicKey: string;
   readonly workflows: GroupWorkflows;
   readonly planRuns: PlanRuns;
+  readonly drills: DrillSchedules;
   /** The last order of each group that ever had one, known without Temporal. */
   readonly orders: () => readonly ReplicationOrder[];
   /** Which control this is, and the groups that it goes on with after another. */

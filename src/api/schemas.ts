@@ -133,6 +133,16 @@ export const bodies = {
       force: z.boolean().exactOptional().describe("Although something blocks it"),
     })
     .openapi("RunPlan"),
+  drill: z.object({ operationId, note: text.exactOptional() }).openapi("RunDrill"),
+  drillSchedule: z
+    .object({
+      cron: text.describe("Five fields"),
+      timeZone: text.exactOptional(),
+      jitterMs: count.exactOptional(),
+      catchUpMs: z.number().int().min(10_000).exactOptional(),
+      pauseOnFailure: z.boolean().exactOptional(),
+    })
+    .openapi("ScheduleDrill"),
   decide: z
     .object({
       operationId,
@@ -244,6 +254,9 @@ const plan = z
 
 export const answers = {
   plan,
+  drillSchedule: z.looseObject({ plan: z.string(), cron: z.string(), paused: z.boolean() }),
+  drillSchedules: z.array(z.looseObject({ plan: z.string(), cron: z.string(), paused: z.boolean() })),
+  runs: z.array(z.looseObject({ number: count, writtenAt: z.string(), record: z.looseObject({}) })),
   resolvedPlan: z
     .looseObject({
       plan: z.string(),

@@ -150,7 +150,7 @@ function unreachable(address: string, cause?: unknown): Fault {
 }
 
 /** The status code of the first gRPC error in the chain of causes. */
-function grpcCode(error: unknown): number | undefined {
+export function grpcCode(error: unknown): number | undefined {
   for (let at = error, depth = 0; at instanceof Error && depth < 10; at = at.cause, depth += 1) {
     if (isGrpcServiceError(at)) return at.code;
   }

@@ -4,6 +4,7 @@ import { Command, CommanderError } from "commander";
 import { Fault, FAULTS } from "#model/fault.ts";
 import { addGroupCommands } from "./group-commands.ts";
 import { addMoveCommands } from "./move-commands.ts";
+import { addDrillCommands } from "./drill-commands.ts";
 import { addPlanCommands } from "./plan-commands.ts";
 import { addStoreCommands } from "./store-commands.ts";
 import { addSystemCommands, isRole } from "./system-commands.ts";
@@ -43,6 +44,7 @@ export function createProgram(dependencies: CliDependencies): Command {
   addGroupCommands(program, dependencies);
   addMoveCommands(program, dependencies);
   addPlanCommands(program, dependencies);
+  addDrillCommands(program, dependencies);
   addStoreCommands(program, dependencies);
   program.hook("preAction", (_, command) => assertConfigIsRead(program, command));
   for (const command of everyCommand(program)) command.exitOverride();

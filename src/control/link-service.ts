@@ -25,11 +25,14 @@ export function createLinkService({
   directory,
   orders,
   enrolment,
+  resolvePlan,
   onMasterTarget = () => undefined,
 }: {
   readonly directory: Directory;
   readonly orders: OrderBook;
   readonly enrolment: Pick<Enrolment, "renew">;
+  /** For a drill; see the API's plan service. */
+  readonly resolvePlan: (plan: string) => Promise<JsonObject>;
   /** One of this site has just connected. */
   readonly onMasterTarget?: (site: string) => void;
 }): (peer: Peer) => Handlers {
@@ -40,7 +43,7 @@ export function createLinkService({
     switch (peer.identity.role) {
       case "worker":
         directory.add(peer);
-        return { ...renewal(peer), ...workerHandlers({ directory, orders }) };
+        return { ...renewal(peer), ...workerHandlers({ directory, orders, resolvePlan }) };
       case "process-server":
         directory.add(peer);
         orders.greet(peer);
@@ -66,9 +69,11 @@ export function createLinkService({
 function workerHandlers({
   directory,
   orders,
+  resolvePlan,
 }: {
   readonly directory: Directory;
   readonly orders: OrderBook;
+  readonly resolvePlan: (plan: string) => Promise<JsonObject>;
 }): Handlers {
   return {
     async relay(params) {
@@ -82,6 +87,8 @@ function workerHandlers({
       const inner = readObject(params["params"], "params") as JsonObject; // It arrived as JSON.
       return await directory.call({ site, role }, method, inner, timeoutMs);
     },
+
+    "plans.resolve": async (params) => await resolvePlan(readName(params, "plan")),
 
     async "orders.put"(params) {
       const order = parseOrder(params["order"]);

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { Client, Connection } from "@temporalio/client";
 import { z } from "zod";
 import { Fault } from "#model/fault.ts";
+import type { JsonObject } from "#model/json.ts";
 import type { PeerIdentity } from "#ports/link.ts";
 import type { Log } from "#ports/log.ts";
 import { systemClock } from "../adapters/clock/system-clock.ts";
@@ -18,10 +19,11 @@ import { createSiteCache } from "../adapters/redis/site-cache.ts";
 import { hypervisorProxy, masterTargetProxy, processServerProxy, type RemoteCall } from "../adapters/relay/proxy.ts";
 import type { SiteAccess } from "../api/dependencies.ts";
 import { createGroupWorkflows } from "../api/group-workflows.ts";
+import { createDrillSchedules } from "../api/plan/drill-schedules.ts";
 import { createPlanRuns } from "../api/plan/plan-runs.ts";
 import { createRebuild } from "../api/rebuild-groups.ts";
 import { serveApi } from "../api/server.ts";
-import { createApiService } from "../api/service.ts";
+import { createApiService, type ApiService } from "../api/service.ts";
 import { CONTROL_STATE_FILE, ensureControlState, writeControlState } from "../control/control-state.ts";
 import { createDirectory, type Directory } from "../control/directory.ts";
 import { openEnrolment } from "../control/enrolment.ts";
@@ -157,9 +159,20 @@ export async function startControl(
     random,
     log,
   });
+  const serving: { api?: ApiService } = {};
   const listener = await link.listen(
     config.link,
-    createLinkService({ directory, orders, enrolment, onMasterTarget: copies.keepAt }),
+    createLinkService({
+      directory,
+      orders,
+      enrolment,
+      // Asked for by a worker, which finds nobody before control is ready.
+      resolvePlan: async (plan) => {
+        if (serving.api === undefined) throw new Fault("PEER_UNREACHABLE", "Control is starting");
+        return (await serving.api.resolvePlan(plan, { mode: "test" })) as unknown as JsonObject; // Plain JSON throughout.
+      },
+      onMasterTarget: copies.keepAt,
+    }),
   );
 
   const connection = Connection.lazy({ address: config.temporal.address });
@@ -192,6 +205,7 @@ export async function startControl(
     orderPublicKey: orderKey.publicKey,
     workflows,
     planRuns,
+    drills: createDrillSchedules({ client, clock, address: config.temporal.address }),
     orders: orders.groups,
     ...(config.temporal.uiUrl === undefined ? {} : { temporalUiUrl: config.temporal.uiUrl }),
     redisReachable: cache.reachable,
@@ -199,6 +213,7 @@ export async function startControl(
     random,
     log,
   });
+  serving.api = service;
   const api = await serveApi(config.api, { service, token, version, log });
   const rebuilding = rebuild?.run(closing.signal);
   log.info("Control is ready", { api: api.url, link: listener.address });

@@ -7,6 +7,7 @@ import { Client, WorkflowNotFoundError } from "@temporalio/client";
 import { z } from "zod";
 import { Fault, isFault } from "#model/fault.ts";
 import type { JsonObject } from "#model/json.ts";
+import type { ResolvedPlan } from "#model/plan/resolved-plan.ts";
 import type { Peer } from "#ports/link.ts";
 import type { Log } from "#ports/log.ts";
 import { createActivities } from "../activities/create-activities.ts";
@@ -92,6 +93,8 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
       groups: groupCommands(createGroupWorkflows({ client, clock: systemClock, address: config.temporal.address })),
       actions: createActionRunner(join(config.stateDir, "actions")),
       probe: probeReadiness,
+      resolve: async (plan) =>
+        (await connected(control).call("plans.resolve", { plan }, { timeoutMs: ORDER_MS })) as unknown as ResolvedPlan,
       masterTarget: (site) => masterTargetProxy(relayCall(async () => connected(control), site, "master-target")),
       clock: systemClock,
     });

@@ -65,6 +65,7 @@ const TIMES: Readonly<Record<keyof Activities, Times>> = {
   endTest: { queue: "control", eachMs: 5 * MINUTE, budgetMs: undefined },
   runAction: { queue: "control", eachMs: 25 * 60 * MINUTE, budgetMs: undefined },
   checkReadiness: { queue: "control", eachMs: 25 * 60 * MINUTE, budgetMs: undefined },
+  resolveDrill: { queue: "control", eachMs: MINUTE, budgetMs: 30 * MINUTE },
   recordRun: { queue: "control", eachMs: MINUTE, budgetMs: 10 * MINUTE },
   awaitWorkflowEnd: { queue: "control", eachMs: 65 * MINUTE, budgetMs: undefined },
 };

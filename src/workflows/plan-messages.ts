@@ -2,7 +2,7 @@
 import type { ResolvedPlan } from "#model/plan/resolved-plan.ts";
 import type { Operation } from "./messages.ts";
 
-export const PLAN_WORKFLOWS = { recoveryPlan: "recoveryPlan", planJanitor: "planJanitor" } as const;
+export const PLAN_WORKFLOWS = { recoveryPlan: "recoveryPlan", planJanitor: "planJanitor", drDrill: "drDrill" } as const;
 
 export const planWorkflowId = (plan: string, operationId: string): string => `plan/${plan}/run/${operationId}`;
 
@@ -12,10 +12,18 @@ export interface PlanStart extends Operation {
   /** Where control and its store are. */
   readonly site: string;
   readonly note?: string;
-  /** Begun by a schedule, or as a drill. */
+  /** Nobody is there: what would be asked ends the run (a step that failed) or is waited for (one over its budget). */
   readonly drill?: boolean;
   /** Shorter than usual, for tests: between two attempts that nobody asked for; how often a question is repeated. */
   readonly limits?: { readonly retryMs?: number; readonly remindMs?: number; readonly debtMs?: number };
+}
+
+/** The argument of `drDrill`, as a schedule gives it. */
+export interface DrillStart {
+  readonly plan: string;
+  /** Where control and its store are. */
+  readonly site: string;
+  readonly by: string;
 }
 
 export const PLAN_UPDATES = { decide: "decide" } as const;

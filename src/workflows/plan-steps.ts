@@ -80,7 +80,7 @@ export async function runStep(world: StepWorld, step: PlanStep): Promise<void> {
       continue;
     }
     if (step.onFailure === "continue") return mark(run, step.id, { state: "failed", endedAtMs: now() });
-    if (step.onFailure === "abort") {
+    if (step.onFailure === "abort" || run.start.drill === true) {
       mark(run, step.id, { state: "failed", endedAtMs: now() });
       throw new PlanAborted(fault);
     }
@@ -125,7 +125,7 @@ async function inBudget<T>(world: StepWorld, step: PlanStep, work: () => Promise
       const over = `over its budget of ${duration(step.budgetMs)}`;
       mark(run, step.id, { detail: `${describeWork(step.work)}: ${over}` });
       if (step.onOverrun === "retry") throw await stopped(scope, working, step);
-      if (step.onOverrun === "ask") await askOverrun(world, step, { over, scope, working });
+      if (step.onOverrun === "ask" && run.start.drill !== true) await askOverrun(world, step, { over, scope, working });
     }
     return await working;
   } finally {

@@ -1,5 +1,6 @@
 /** Every workflow of ours: what the worker's bundle is made from. */
 export { changePoint } from "./change-point.ts";
+export { drDrill } from "./dr-drill.ts";
 export { failover } from "./failover.ts";
 export { initialSync } from "./initial-sync.ts";
 export { janitor } from "./janitor.ts";

@@ -14,6 +14,7 @@ import { createApiClient } from "../../src/api/client.ts";
 import type { ApiClient, GroupView } from "../../src/api/contract.ts";
 import type { SiteAccess } from "../../src/api/dependencies.ts";
 import { createGroupWorkflows } from "../../src/api/group-workflows.ts";
+import { createDrillSchedules } from "../../src/api/plan/drill-schedules.ts";
 import { createPlanRuns } from "../../src/api/plan/plan-runs.ts";
 import { serveApi, type ApiServer } from "../../src/api/server.ts";
 import { createApiService } from "../../src/api/service.ts";
@@ -79,6 +80,7 @@ before(async () => {
       clock: systemClock,
       address: temporal.address,
     }),
+    drills: createDrillSchedules({ client: new Client({ connection }), clock: systemClock, address: temporal.address }),
     planRuns: createPlanRuns({ client: new Client({ connection }), clock: systemClock, address: temporal.address }),
     orders: () => (sites.world.order === undefined ? [] : [sites.world.order]),
     temporalUiUrl: "http://127.0.0.1:8233",

@@ -58,6 +58,7 @@ async function withControl(use: (desk: Desk) => Promise<void>): Promise<void> {
     createLinkService({
       directory,
       orders,
+      resolvePlan: async () => ({}),
       enrolment: { renew: () => Promise.reject(new Fault("ENROLMENT_REFUSED", "Nobody is enrolled in this test")) },
     }),
   );

@@ -6,6 +6,7 @@ import { randomUUID } from "node:crypto";
 import { Client } from "@temporalio/client";
 import { Fault } from "#model/fault.ts";
 import type { RecoveryPlan } from "#model/plan/recovery-plan.ts";
+import type { ResolvedPlan } from "#model/plan/resolved-plan.ts";
 import { resolvePlan, type PlanFacts } from "#model/plan/resolve-plan.ts";
 import type { PlanMode } from "#model/plan/recovery-plan.ts";
 import { runRecordOf, type RunReport } from "#model/plan/run-report.ts";
@@ -32,6 +33,9 @@ export interface ActionRule {
 }
 
 export interface PlanWorld {
+  readonly planName: string;
+  /** What a drill of the plan is given when it asks for it. */
+  drillOf(yaml: string): void;
   readonly groups: Readonly<Record<string, TestGroup>>;
   /** `data/pre/stop`, `data/pre/stop undo`: every action that was carried out, in order. */
   readonly done: string[];
@@ -148,6 +152,7 @@ function openWorld(temporal: TestTemporal, groupNames: readonly string[], sites:
     groupNames.map((name, at) => [name, openGroup(temporal, `${name}-${suffix}`, sites[at]!, [`${name}-${suffix}`])]),
   );
   const first = sites[0]!;
+  const resolving = { now: async (): Promise<ResolvedPlan> => Promise.reject(new Fault("NOT_FOUND", "No plan")) };
   const activities = createPlanActivities({
     groups: groupCommands(createGroupWorkflows(deps)),
     actions: {
@@ -175,6 +180,7 @@ function openWorld(temporal: TestTemporal, groupNames: readonly string[], sites:
     },
     probe: async ({ hostPort }) => ({ holds: !silent.has(hostPort) && !silent.has(0), detail: `port ${hostPort}` }),
     masterTarget: () => first.dependencies.masterTarget(TARGET),
+    resolve: async () => await resolving.now(),
     clock: systemClock,
   });
   let count = 0;
@@ -186,6 +192,10 @@ function openWorld(temporal: TestTemporal, groupNames: readonly string[], sites:
       ),
     );
   const world: PlanWorld = {
+    planName: `plan-${suffix}`,
+    drillOf: (yaml) => {
+      resolving.now = async () => resolvePlan(named(yaml), factsOf(groups), { version: 1, mode: "test" });
+    },
     groups,
     done,
     called,

@@ -56,4 +56,41 @@ export function addPlanRoutes(add: Add, service: ApiService): void {
     answers: answers.operation,
     handle: ({ params, body }) => service.decide(params["operation"]!, body),
   });
+  add({
+    method: "get",
+    path: "/v1/plans/{plan}/runs",
+    summary: "Records of its runs, newest first",
+    answers: answers.runs,
+    handle: ({ params }) => service.planRuns(params["plan"]!),
+  });
+  add({
+    method: "post",
+    path: "/v1/plans/{plan}/drills",
+    summary: "A drill now: the plan in test mode, with nobody to ask",
+    body: bodies.drill,
+    answers: answers.operation,
+    handle: ({ params, body }) => service.runDrill(params["plan"]!, body),
+  });
+  add({
+    method: "get",
+    path: "/v1/drill-schedules",
+    summary: "When drills run by themselves",
+    answers: answers.drillSchedules,
+    handle: () => service.drillSchedules(),
+  });
+  add({
+    method: "post",
+    path: "/v1/plans/{plan}/drill-schedule",
+    summary: "Run drills of the plan by themselves",
+    body: bodies.drillSchedule,
+    answers: answers.drillSchedule,
+    handle: ({ params, body }) => service.scheduleDrill(params["plan"]!, body),
+  });
+  add({
+    method: "delete",
+    path: "/v1/plans/{plan}/drill-schedule",
+    summary: "No more",
+    answers: answers.nothing,
+    handle: ({ params }) => service.unscheduleDrill(params["plan"]!),
+  });
 }

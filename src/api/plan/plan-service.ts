@@ -15,7 +15,23 @@ import { parsePlan } from "./parse-plan.ts";
 import { planFacts } from "./plan-facts.ts";
 import { planLibrary, type PlanVersion } from "./plan-library.ts";
 
-type PlanService = Pick<ApiClient, "applyPlan" | "plans" | "plan" | "resolvePlan" | "runPlan" | "decide">;
+/** As many as one answer holds, and more than two years of nights. */
+const RUNS_SHOWN = 1_000;
+
+type PlanService = Pick<
+  ApiClient,
+  | "applyPlan"
+  | "plans"
+  | "plan"
+  | "resolvePlan"
+  | "runPlan"
+  | "decide"
+  | "runDrill"
+  | "scheduleDrill"
+  | "unscheduleDrill"
+  | "drillSchedules"
+  | "planRuns"
+>;
 
 export function planService(
   dependencies: ApiDependencies,
@@ -36,21 +52,61 @@ export function planService(
     return resolvePlan(plan, facts, { version: stored.plan.version, mode, sourceLost });
   }
 
+  async function run(
+    name: string,
+    { operationId, ...body }: RunPlanBody & { readonly operationId?: string },
+    { kind }: { readonly kind: "run" | "drill" },
+  ): Promise<OperationState> {
+    const { planRuns, controlSite: site, random } = dependencies;
+    const id = operationId === undefined ? newOperationId(name, kind, random) : checkOperationId(operationId);
+    if (planOfRun(id) !== name)
+      throw new Fault("USAGE", `Expected an operation id such as "${name}.${kind}.1", got "${id}"`);
+    const resolved = await resolve(name, body);
+    const repeated = await stateOf(name, id);
+    if (repeated !== undefined) return repeated;
+    if (resolved.blockers.length > 0 && body.force !== true) throw blocked(resolved);
+    const { note } = body;
+    await planRuns.start({
+      operationId: id,
+      by,
+      plan: resolved,
+      site,
+      ...(note === undefined ? {} : { note }),
+      ...(kind === "drill" ? { drill: true } : {}),
+    });
+    return await planRuns.state(name, id);
+  }
+
   return {
     resolvePlan: resolve,
 
-    async runPlan(name, { operationId, ...body }) {
-      const { planRuns, controlSite: site, random } = dependencies;
-      const id = operationId === undefined ? newOperationId(name, "run", random) : checkOperationId(operationId);
-      if (planOfRun(id) !== name)
-        throw new Fault("USAGE", `Expected an operation id such as "${name}.run.1", got "${id}"`);
-      const resolved = await resolve(name, body);
-      const repeated = await stateOf(name, id);
-      if (repeated !== undefined) return repeated;
-      if (resolved.blockers.length > 0 && body.force !== true) throw blocked(resolved);
-      const { note } = body;
-      await planRuns.start({ operationId: id, by, plan: resolved, site, ...(note === undefined ? {} : { note }) });
-      return await planRuns.state(name, id);
+    runPlan: (name, body) => run(name, body, { kind: "run" }),
+
+    runDrill: (name, body) => run(name, { ...body, mode: "test" }, { kind: "drill" }),
+
+    async scheduleDrill(name, body) {
+      await library().read(name);
+      const { drills, controlSite: site } = dependencies;
+      await drills.put(name, body, { plan: name, site, by: `${by}'s schedule` });
+      const found = (await drills.list()).find((one) => one.plan === name);
+      return found ?? { plan: name, cron: body.cron, paused: false };
+    },
+
+    async unscheduleDrill(name) {
+      if (await dependencies.drills.remove(name)) return;
+      throw new Fault("NOT_FOUND", `No drills of "${name}" are scheduled`, { hint: "See `leeward drill list`" });
+    },
+
+    drillSchedules: () => dependencies.drills.list(),
+
+    async planRuns(name) {
+      const { masterTarget } = siteAccess(dependencies, dependencies.controlSite);
+      const [series] = await masterTarget.readRecords({ collection: "runs", name, newest: RUNS_SHOWN });
+      return (series?.records ?? []).map(({ number, writtenAtMs, record }) => ({
+        number,
+        writtenAt: new Date(writtenAtMs).toISOString(),
+        record,
+      }));
     },
 
     async decide(runId, { operationId, decision, step, note }) {
