@@ -21,7 +21,7 @@ for (const one of roles) {
   const [identity, folder] = one.split("=");
   const [site, role, name] = identity.split("/");
   if (existsSync(`${folder}/cert.pem`)) continue;
-  const response = await fetch(`${apiUrl}/v1/enrolment-tokens`, {
+  const response = await fetch(`${apiUrl}/v1/machines/tokens`, {
     method: "POST",
     headers: { authorization, "content-type": "application/json" },
     body: JSON.stringify({ site, role, name }),

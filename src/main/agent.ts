@@ -63,7 +63,7 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
 }
 
 /** Throws CONFIG_INVALID. */
-function parseAgentConfig(configFile: string): AgentConfig {
+export function parseAgentConfig(configFile: string): AgentConfig {
   let text: string;
   try {
     text = readFileSync(configFile, "utf8");

@@ -43,7 +43,7 @@ const COMPRESS_THREADS_MAX = 4;
 const BURST_MS = 250;
 
 export async function run(configFile: string, stop: AbortSignal): Promise<void> {
-  const config = parseConfig(configFile);
+  const config = parseProcessServerConfig(configFile);
   const log = createLog({ fields: { role: "process-server", site: config.site, name: config.name } });
   mkdirSync(config.stateDir, { recursive: true, mode: 0o700 });
   const { site, name, identity } = config;
@@ -94,7 +94,7 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
 }
 
 /** Throws CONFIG_INVALID. */
-function parseConfig(configFile: string): ProcessServerConfig {
+export function parseProcessServerConfig(configFile: string): ProcessServerConfig {
   let text: string;
   try {
     text = readFileSync(configFile, "utf8");

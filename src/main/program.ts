@@ -6,6 +6,7 @@ import { readFileSync } from "node:fs";
 import { Fault } from "#model/fault.ts";
 import type { CliDependencies } from "../cli/context.ts";
 import { runCli } from "../cli/program.ts";
+import { apiAccessOf } from "./api-access.ts";
 
 type RoleMain = { readonly run: (configFile: string, stop: AbortSignal) => Promise<void> };
 
@@ -88,13 +89,13 @@ async function controlCommands() {
   return createControlCommands({ stop: stopping.signal });
 }
 
-/** The API client of this state folder, loaded at its first call. */
+/** The API client of the control that the environment names, else of this state folder; loaded at its first call. */
 function lazyClient(state: string): ReturnType<CliDependencies["client"]> {
   const load = async () => {
-    const [{ createApiClient }, { apiAccess }] = await Promise.all([
-      import("../api/client.ts"),
-      import("../embedded/installation.ts"),
-    ]);
+    const { createApiClient } = await import("../api/client.ts");
+    const named = apiAccessOf(process.env);
+    if (named !== undefined) return createApiClient(named);
+    const { apiAccess } = await import("../embedded/installation.ts");
     return createApiClient(apiAccess(await absolute(state)));
   };
   let client: ReturnType<typeof load> | undefined;

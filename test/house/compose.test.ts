@@ -4,6 +4,13 @@ import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import { parse } from "yaml";
+import type { CliDependencies } from "../../src/cli/context.ts";
+import { createProgram } from "../../src/cli/program.ts";
+import { parseAgentConfig } from "../../src/main/agent.ts";
+import { readControlConfig } from "../../src/main/control.ts";
+import { parseMasterTargetConfig } from "../../src/main/master-target.ts";
+import { parseProcessServerConfig } from "../../src/main/process-server.ts";
+import { parseWorkerConfig } from "../../src/main/worker.ts";
 import { SEARCH_ATTRIBUTES } from "../../src/workflows/messages.ts";
 import { controlConfig, enrolledRoles, PORT_NAMES, type Layout } from "../../src/embedded/layout.ts";
 
@@ -20,7 +27,7 @@ interface Service {
   readonly depends_on?: Readonly<Record<string, { readonly condition: string }>>;
   readonly healthcheck?: object;
   readonly ports?: readonly string[];
-  readonly configs?: readonly { readonly source: string }[];
+  readonly configs?: readonly { readonly source: string; readonly target?: string }[];
   readonly restart?: string;
 }
 
@@ -105,6 +112,59 @@ test("each role's configuration has what the embedded system gives that role", (
   }
 });
 
+test("our own program understands every role's command and configuration, and the typed commands find control", async () => {
+  const readers: Readonly<Record<string, (file: string) => { readonly site: string; readonly name?: string }>> = {
+    agent: parseAgentConfig,
+    "process-server": parseProcessServerConfig,
+    "master-target": parseMasterTargetConfig,
+    worker: parseWorkerConfig,
+    control: readControlConfig,
+  };
+  const ours = services.filter(
+    ([, { image, entrypoint }]) => image?.startsWith("leeward/") && entrypoint === undefined,
+  );
+  assert.equal(ours.length, 7);
+  const certified = new Map((compose.services["enrolment"]?.command ?? []).slice(2).map(splitRole));
+  for (const [name, service] of ours) {
+    const started: [string, string][] = [];
+    const program = createProgram({
+      version: "0.0.0",
+      role: async (role: string, file: string) => void started.push([role, file]),
+    } as unknown as CliDependencies);
+    await program.parseAsync([...(service.command ?? [])], { from: "user" });
+    const [[role = "", file = ""] = []] = started;
+    assert.equal(file, "/etc/leeward/config.json", name);
+    const config = readers[role]?.(path.join(root, "config/compose", `${name}.json`));
+    assert.ok(config !== undefined, `${name}: "${role}" is a role`);
+    assert.equal(config.site, name === "control" || name === "worker" ? "secondary" : name.split("-")[0], name);
+    // What the role says it is, its certificate must say.
+    if (role !== "control")
+      assert.equal(certified.get(`${config.site}/${role}/${config.name ?? ""}`), `/roles/${name}/identity`, name);
+    for (const mounted of filesIn(config)) {
+      const isMade = mounted.startsWith("/var/lib/leeward/");
+      const isConfig = service.configs?.some(({ target }) => target === mounted) === true;
+      assert.ok(isMade || isConfig, `${name}: ${mounted}`);
+    }
+  }
+  assert.deepEqual([...certified.keys()].length, ours.length - 1, "nobody else is enrolled");
+
+  const { environment } = compose.services["control"]!;
+  const control = readControlConfig(path.join(root, "config/compose/control.json"));
+  assert.equal(environment?.["LEEWARD_API"], `http://127.0.0.1:${control.api.port}`);
+  assert.equal(environment?.["LEEWARD_API_TOKEN_FILE"], `${control.stateDir}/api-token`);
+});
+
+test("what enrols the roles asks for what the API has", () => {
+  const script = readFileSync(path.join(root, "docker/enrol.mjs"), "utf8");
+  const routes = readFileSync(path.join(root, "src/api/routes.ts"), "utf8");
+  const asked = [...script.matchAll(/\$\{apiUrl\}(\/v1\/[\w/-]+)/g)].map(([, one = ""]) => one);
+  assert.deepEqual(
+    asked.filter((one) => !routes.includes(`path: "${one}"`)),
+    [],
+  );
+  assert.ok(asked.length > 0);
+});
+
 test("the Temporal server learns every search attribute that workflows set, within its limits", () => {
   const { searchAttributes } = JSON.parse(readFileSync(path.join(root, "temporal/search-attributes.json"), "utf8")) as {
     readonly searchAttributes: readonly { readonly name: string; readonly type: string }[];
@@ -161,4 +221,16 @@ function shape(value: unknown): unknown {
       .map(([key, inner]) => [key, shape(inner)])
       .sort(),
   );
+}
+
+function splitRole(text: string): [string, string] {
+  const [identity = "", folder = ""] = text.split("=");
+  return [identity, folder];
+}
+
+/** Every setting that names a file. */
+function filesIn(value: unknown, key = ""): readonly string[] {
+  if (typeof value === "string") return key.endsWith("File") ? [value] : [];
+  if (typeof value !== "object" || value === null) return [];
+  return Object.entries(value).flatMap(([name, inner]) => filesIn(inner, name));
 }
