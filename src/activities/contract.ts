@@ -10,7 +10,14 @@
 import type { FaultJson } from "#model/fault.ts";
 import type { JsonObject } from "#model/json.ts";
 import type { Machine, MachineConfig, MachineDisk, MachineNetwork } from "#ports/hypervisor.ts";
-import type { ExportMode, ExportStatus, FenceResult, GroupDisk, TurnResult } from "#ports/master-target.ts";
+import type {
+  ExportMode,
+  ExportStatus,
+  FenceResult,
+  GroupDisk,
+  GroupExpiry,
+  TurnResult,
+} from "#ports/master-target.ts";
 import type { DiskReport, GroupProgress, RecoveryPoint, ReplicationOrder } from "#ports/replication.ts";
 
 export interface Activities {
@@ -89,6 +96,9 @@ export interface Activities {
     /** The line that `latest` and times look along: this branch and what it came from. Ids and bookmarks may be on any branch. */
     readonly branch?: string;
   }): Promise<RecoveryPoint>;
+
+  /** Let points of the site's groups expire, and delete what nothing needs, for at most `budgetMs`. See `MasterTarget.expirePoints`. */
+  expirePoints(input: { readonly site: string; readonly budgetMs: number }): Promise<readonly GroupExpiry[]>;
 
   // Recovery
   fence(input: {

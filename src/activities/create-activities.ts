@@ -62,6 +62,8 @@ export function createActivities(dependencies: ActivityDependencies): Activities
     bookmark: beating(async ({ site, ...input }) => await masterTarget(site).bookmark(input)),
     choosePoint: beating(async ({ site, ...input }) => await choosePoint(masterTarget(site), input)),
 
+    expirePoints: beating(async ({ site, ...input }) => await masterTarget(site).expirePoints(input)),
+
     fence: beating(async ({ site, ...input }) => await masterTarget(site).fence(input)),
     openExport: beating(async ({ site, ...input }) => await masterTarget(site).openExport(input)),
     closeExport: beating(async ({ site, ...input }) => await absentIsFine(masterTarget(site).closeExport(input))),

@@ -3,6 +3,7 @@
  * before anything is changed.
  */
 import { Fault, isFault } from "#model/fault.ts";
+import { checkRetention } from "#model/retention/policy.ts";
 import type { MachineConfig } from "#ports/hypervisor.ts";
 import type { ProcessServer } from "#ports/process-server.ts";
 import type { Random } from "#ports/random.ts";
@@ -76,6 +77,7 @@ function protectedDisk(
 
 function checkedPolicy(given: Partial<ReplicationPolicy> = {}): ReplicationPolicy {
   const policy = { ...DEFAULT_POLICY, ...given };
+  if (policy.retention !== undefined) checkRetention(policy.retention);
   if (policy.intervalMs < INTERVAL_MS_MIN) {
     throw new Fault("USAGE", `Expected an interval of at least ${INTERVAL_MS_MIN} ms, got ${policy.intervalMs} ms`);
   }

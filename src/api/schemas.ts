@@ -39,6 +39,17 @@ export const bodies = {
           intervalMs: count.exactOptional(),
           rpoThresholdMs: count.exactOptional(),
           compressAt: z.enum(["agent", "process-server"]).exactOptional(),
+          retention: z
+            .object({
+              journalWindowMs: count,
+              hourly: count,
+              daily: count,
+              weekly: count,
+              monthly: count,
+              yearly: count,
+            })
+            .exactOptional()
+            .describe("How long points are kept; left out: nothing ever expires"),
         })
         .exactOptional(),
       config: machineConfigPart.exactOptional(),

@@ -1,6 +1,8 @@
 /** `leeward group …`, `leeward point …` and `leeward status`. */
 import type { Command } from "commander";
 import { Fault, isFault } from "#model/fault.ts";
+import { PERIODS } from "#model/retention/calendar.ts";
+import { checkRetention, DEFAULT_RETENTION, type RetentionPolicy } from "#model/retention/policy.ts";
 import type { RecoveryPoint } from "../api/contract.ts";
 import type { GroupView, StatusView } from "../api/contract.ts";
 import { globalOptions, outputOf, parseDuration, type CliDependencies, type WaitOptions } from "./context.ts";
@@ -15,6 +17,7 @@ interface ProtectOptions extends WaitOptions {
   readonly site?: string;
   readonly interval?: string;
   readonly rpo?: string;
+  readonly keep?: string;
   readonly forward: readonly string[];
   readonly cpus?: string;
   readonly memory?: string;
@@ -62,6 +65,10 @@ export function addGroupCommands(program: Command, { client, control, stop }: Cl
       collect,
       [],
     )
+    .option(
+      "--keep <policy>",
+      'how long points are kept: "default", or window=24h,hourly=48,daily=14,weekly=8,monthly=12,yearly=0; without, nothing expires',
+    )
     .option("--cpus <count>", "processors of the replica machine", "1")
     .option("--memory <MiB>", "memory of the replica machine", "256")
     .option("--no-wait", "do not wait for the first recovery point")
@@ -82,6 +89,7 @@ export function addGroupCommands(program: Command, { client, control, stop }: Cl
           policy: {
             intervalMs: parseDuration(options.interval ?? "5s"),
             rpoThresholdMs: parseDuration(options.rpo ?? "60s"),
+            ...(options.keep === undefined ? {} : { retention: parseRetention(options.keep) }),
           },
           config: {
             cpus: count(options.cpus ?? "1", "--cpus"),
@@ -155,6 +163,21 @@ export function addGroupCommands(program: Command, { client, control, stop }: Cl
 
 export function collect(value: string, before: readonly string[]): readonly string[] {
   return [...before, value];
+}
+
+/** Throws USAGE. What is left out is as in the default policy. */
+export function parseRetention(text: string): RetentionPolicy {
+  const policy: Record<string, number> = { ...DEFAULT_RETENTION };
+  for (const part of text === "default" ? [] : text.split(",")) {
+    const [name = "", value = ""] = part.split("=");
+    if (name === "window") policy["journalWindowMs"] = parseDuration(value);
+    else if ((PERIODS as readonly string[]).includes(name) && /^[0-9]{1,6}$/.test(value)) policy[name] = Number(value);
+    else
+      throw new Fault("USAGE", `Expected --keep "default" or parts such as "window=24h" and "daily=14", got "${part}"`);
+  }
+  const retention = { ...DEFAULT_RETENTION, ...policy };
+  checkRetention(retention);
+  return retention;
 }
 
 function count(text: string, option: string): number {

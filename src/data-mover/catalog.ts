@@ -66,6 +66,12 @@ export async function writeCatalogEntry(context: StoreContext, entry: CatalogEnt
   return highest;
 }
 
+/** One group of the catalog. */
+export async function readCatalogGroup(context: StoreContext, groupId: string, mac: Mac): Promise<CatalogGroup> {
+  const revisions = await listNumbers(context, storeNames(context.root).catalogGroup(groupId));
+  return readNewest(context, groupId, revisions, mac);
+}
+
 /** All groups of the catalog, by id. Without `mac` it is not checked who wrote the entries. */
 export async function readCatalog(context: StoreContext, mac?: Mac): Promise<readonly CatalogGroup[]> {
   const names = storeNames(context.root);

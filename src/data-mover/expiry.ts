@@ -29,6 +29,8 @@ import { listFolders } from "./store-groups.ts";
 export interface ExpireGroup {
   readonly policy: RetentionPolicy;
   readonly stops: readonly ExpiryStop[];
+  /** Whose source writes the group; when the claims say otherwise, it is being moved. */
+  readonly activeSite?: string;
   readonly bookmarks: Bookmarks;
   readonly diskIds: readonly string[];
   readonly accessOf: (diskId: string) => MapAccess;
@@ -70,8 +72,11 @@ export async function expireGroup(group: GroupContext, request: ExpireGroup): Pr
   if (stops.length > 0) return { stopped: stops, ...NOTHING };
   const claims = await Promise.all(diskIds.map((diskId) => readHighestClaim(group.disk(diskId))));
   const branch = claims[0]?.branch;
-  if (branch === undefined || claims.some((claim) => claim.moving === true || claim.branch !== branch))
-    return { stopped: ["moving"], ...NOTHING };
+  const { activeSite = claims[0]?.activeSite } = request;
+  const isMoved = claims.some(
+    (claim) => claim.moving === true || claim.branch !== branch || claim.activeSite !== activeSite,
+  );
+  if (branch === undefined || isMoved) return { stopped: ["moving"], ...NOTHING };
 
   const points = await pointsThere(group, request);
   const line = await listPoints(group, { branch, checked: memory.checked });

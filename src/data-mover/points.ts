@@ -19,8 +19,8 @@ import {
   type Mac,
   type PointRecord,
 } from "#model/format/records.ts";
-import { planRetention, textOfKeeping } from "#model/retention/plan.ts";
-import { DEFAULT_RETENTION } from "#model/retention/policy.ts";
+import { type ExpiryStop, planRetention, textOfKeeping } from "#model/retention/plan.ts";
+import { DEFAULT_RETENTION, type RetentionPolicy } from "#model/retention/policy.ts";
 import type { Log } from "#ports/log.ts";
 import type { RecoveryPoint } from "#ports/replication.ts";
 import { listBarriers, readBarrier, type GroupContext } from "./barriers.ts";
@@ -42,6 +42,8 @@ export interface ListPoints {
    * a point has it checked once more (`readPoint`).
    */
   readonly checked?: Map<number, BarrierRecord>;
+  /** Of the group; default: the default policy, and nothing expires. */
+  readonly retention?: { readonly policy: RetentionPolicy; readonly stops: readonly ExpiryStop[] };
 }
 
 export interface Bookmarks {
@@ -50,7 +52,7 @@ export interface Bookmarks {
   readonly log: Log;
 }
 
-/** Newest first. `reasonKept` is what the retention plan says of each; as long as nothing expires, also that. */
+/** Newest first. `reasonKept` is what the retention plan says of each; as long as something stops expiry, also that. */
 export async function listPoints(group: GroupContext, options: ListPoints = {}): Promise<RecoveryPoint[]> {
   const limit = options.limit ?? Number.POSITIVE_INFINITY;
   const named =
@@ -76,11 +78,14 @@ export async function listPoints(group: GroupContext, options: ListPoints = {}):
     );
     points.push(...found.filter((point) => point !== undefined));
   }
-  return withReasons(points);
+  return withReasons(points, options.retention ?? NOT_ENABLED);
 }
 
 /** The plan over a list that is cut off at its old end says the same of what is in it, so `limit` changes no reason. */
-function withReasons(points: readonly RecoveryPoint[]): RecoveryPoint[] {
+function withReasons(
+  points: readonly RecoveryPoint[],
+  { policy, stops }: NonNullable<ListPoints["retention"]>,
+): RecoveryPoint[] {
   const facts = points.map(({ barrier, cutAtMs, grade, kind, name }) => ({
     barrier,
     cutAtMs,
@@ -88,12 +93,13 @@ function withReasons(points: readonly RecoveryPoint[]): RecoveryPoint[] {
     verified: grade === "verified",
     ...(kind === "bookmark" && { bookmark: name ?? "" }),
   }));
-  const { points: planned } = planRetention(facts, DEFAULT_RETENTION, { stops: ["not-enabled"] });
+  const { points: planned } = planRetention(facts, policy, { stops });
   const reasons = new Map(planned.map((plan) => [plan.barrier, plan.keep ? textOfKeeping(plan.reasons) : plan.text]));
   return points.map((point) => ({ ...point, reasonKept: reasons.get(point.barrier)! }));
 }
 
 const AT_ONCE = 16;
+const NOT_ENABLED: NonNullable<ListPoints["retention"]> = { policy: DEFAULT_RETENTION, stops: ["not-enabled"] };
 
 /** The point at `barrier`. Throws POINT_NOT_FOUND when there is none, or when a commit of it is missing or does not count. */
 export async function readPoint(group: GroupContext, barrier: number, bookmarks?: Bookmarks): Promise<RecoveryPoint> {

@@ -28,6 +28,7 @@ import {
 } from "../adapters/relay/proxy.ts";
 import { createGroupWorkflows } from "../api/group-workflows.ts";
 import { groupCommands } from "../api/plan/group-commands.ts";
+import { ensureRetentionSchedules } from "./retention-schedule.ts";
 import { keepRoleRenewed, openRoleLink, RENEW, type RoleIdentity } from "./role-link.ts";
 import { setUpTemporal } from "./temporal-setup.ts";
 import { startWorkers } from "./worker-fleet.ts";
@@ -106,6 +107,7 @@ export async function run(configFile: string, stop: AbortSignal): Promise<void> 
       activities: { ...activities, ...planActivities },
       identity: `${config.name}@${config.site}/${process.pid}`,
     });
+    await ensureRetentionSchedules(client, config.sites ?? [config.site], log);
     log.info("Working", {
       sites: config.sites ?? [config.site],
       temporal: config.temporal.address,

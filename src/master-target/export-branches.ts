@@ -15,10 +15,18 @@ import { listPoints, readPoint, type Bookmarks } from "../data-mover/points.ts";
 import { exportBranch, socketPath, type ExportRecord } from "./export-record.ts";
 import { exportRecordOf } from "./export-supervisor.ts";
 import type { RegisteredGroup } from "./group-register.ts";
+import type { RetentionKeeper } from "./retention-keeper.ts";
 
 export interface ExportBranches {
-  /** Throws POINT_NOT_FOUND, NO_POINT, and for a read-write export REFUSED when the group is active elsewhere. Repeatable. */
-  make(group: RegisteredGroup, request: ExportRequest): Promise<ExportRecord>;
+  /**
+   * The record is given to `use`; the point is pinned before, and stays so as long as there is a record. Throws POINT_NOT_FOUND, NO_POINT, and for a read-write
+   * export REFUSED when the group is active elsewhere. Repeatable.
+   */
+  make<Result>(
+    group: RegisteredGroup,
+    request: ExportRequest,
+    use: (record: ExportRecord) => Promise<Result>,
+  ): Promise<Result>;
   /** The branch of a closed export becomes the active one again, for `operation`. Throws FENCED when a newer move has touched a disk. */
   claimAgain(group: RegisteredGroup, record: ExportRecord, operation: string): Promise<void>;
 }
@@ -34,9 +42,18 @@ export interface ExportBranchesDeps {
   readonly stateDir: string;
   readonly openGroup: (group: RegisteredGroup) => Promise<GroupContext>;
   readonly bookmarks: () => Promise<Bookmarks>;
+  /** The point stays from before anything hangs on it; see retention-keeper.ts. */
+  readonly pin: RetentionKeeper["pin"];
 }
 
-export function exportBranches({ site, holder, stateDir, openGroup, bookmarks }: ExportBranchesDeps): ExportBranches {
+export function exportBranches({
+  site,
+  holder,
+  stateDir,
+  openGroup,
+  bookmarks,
+  pin,
+}: ExportBranchesDeps): ExportBranches {
   const pointOf = async (group: RegisteredGroup, selector: string): Promise<RecoveryPoint> => {
     const context = await openGroup(group);
     if (selector === "latest") {
@@ -87,9 +104,21 @@ export function exportBranches({ site, holder, stateDir, openGroup, bookmarks }:
     return branch;
   };
 
-  const make = async (group: RegisteredGroup, request: ExportRequest): Promise<ExportRecord> => {
-    const { operationId, mode, reason = "failover" } = request;
+  const make: ExportBranches["make"] = async (group, request, use) => {
     const point = await pointOf(group, request.point);
+    const { made } = await pin(request.operationId, point);
+    try {
+      return await use(await recordOf(group, point, request));
+    } finally {
+      made();
+    }
+  };
+
+  const recordOf = async (
+    group: RegisteredGroup,
+    point: RecoveryPoint,
+    { operationId, mode, reason = "failover" }: ExportRequest,
+  ): Promise<ExportRecord> => {
     const branch =
       mode === "read-write" ? await claimExportBranch(group, point, { operation: operationId, reason }) : undefined;
     return exportRecordOf({

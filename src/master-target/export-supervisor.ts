@@ -24,6 +24,8 @@ export interface ExportSupervisor {
   status(operationId: string): ExportStatus;
   close(request: { readonly operationId: string; readonly discard: boolean }): Promise<void>;
   list(groupId: string | undefined): readonly ExportStatus[];
+  /** Records of exports that are open, or whose overlay is still there: they may be opened again. */
+  records(): readonly ExportRecord[];
   stop(): Promise<void>;
 }
 
@@ -144,6 +146,7 @@ export function exportSupervisor(deps: ExportSupervisorDeps): ExportSupervisor {
       [...exports.values()]
         .filter(({ record }) => !record.closed && (groupId === undefined || record.groupId === groupId))
         .map(statusOf),
+    records: () => [...exports.values()].map(({ record }) => record).filter((record) => record.cleared !== true),
     async stop() {
       await Promise.all([...exports.values()].map(({ child }) => child?.stop()));
     },

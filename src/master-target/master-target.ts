@@ -11,6 +11,7 @@ import { Fault, isFault } from "#model/fault.ts";
 import { isName } from "#model/format/fields.ts";
 import { storeNames } from "#model/format/object-names.ts";
 import type { Mac } from "#model/format/records.ts";
+import { DEFAULT_RETENTION } from "#model/retention/policy.ts";
 import type { Log } from "#ports/log.ts";
 import type { ExportStatus, GroupDisk, MasterTarget } from "#ports/master-target.ts";
 import type { Address } from "#ports/link.ts";
@@ -25,6 +26,7 @@ import { readStanding } from "../data-mover/catalog.ts";
 import { ensureStoreRecord, type MoverStore } from "../data-mover/mover-store.ts";
 import { bookmark, listPoints, type Bookmarks } from "../data-mover/points.ts";
 import { tenantMac } from "../data-mover/sealing.ts";
+import type { ExpireGroup } from "../data-mover/expiry.ts";
 import { probeStore } from "../data-mover/store-probe.ts";
 import { catalogKeeper } from "./catalog-keeper.ts";
 import { exportBranches } from "./export-branches.ts";
@@ -33,6 +35,7 @@ import type { ExportSupervisor } from "./export-supervisor.ts";
 import type { GroupRegister, RegisteredGroup } from "./group-register.ts";
 import type { KeyFile } from "./key-file.ts";
 import type { ProgressBoard } from "./progress-board.ts";
+import { retentionKeeper } from "./retention-keeper.ts";
 
 export interface MasterTargetDeps {
   readonly site: string;
@@ -50,6 +53,8 @@ export interface MasterTargetDeps {
   readonly progress: ProgressBoard;
   readonly mover: MoverControl;
   readonly log: Log;
+  /** Other than usual, for tests. */
+  readonly retention?: ExpireGroup["settings"];
 }
 
 /** What is asked of the mover's process. */
@@ -89,7 +94,20 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
   const mac = async (): Promise<Mac> => tenantMac(keys.tenantKey, await store.storeId());
   const bookmarks = async (): Promise<Bookmarks> => ({ mac: await mac(), log });
 
-  const branches = exportBranches({ site, holder, stateDir: deps.stateDir, openGroup, bookmarks });
+  const retention = retentionKeeper({
+    site,
+    name: deps.name,
+    store,
+    register,
+    progress,
+    openGroup,
+    mac,
+    bookmarks,
+    exports: () => exports.records(),
+    log,
+    ...(deps.retention !== undefined && { settings: deps.retention }),
+  });
+  const branches = exportBranches({ site, holder, stateDir: deps.stateDir, openGroup, bookmarks, pin: retention.pin });
 
   /** A master target that has forgotten the group: the store knows where it is active by now, and which branch its source writes. */
   const asItStands = async (group: RegisteredGroup): Promise<RegisteredGroup> => {
@@ -150,6 +168,7 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
 
     async turn({ groupId, operationId, activeSite, atLeastEpoch }) {
       const group = register.get(groupId);
+      retention.interrupt(groupId);
       const context = await openGroup(group);
       const turned = await beginReturn(context, {
         operation: operationId,
@@ -188,13 +207,17 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
     },
 
     async listPoints({ groupId, limit, branch }) {
-      const context = await openGroup(register.get(groupId));
+      const group = register.get(groupId);
+      const [context, { policy, stops }] = await Promise.all([openGroup(group), retention.standing(group)]);
       return listPoints(context, {
         ...(limit === undefined ? {} : { limit }),
         ...(branch === undefined ? {} : { branch }),
         bookmarks: await bookmarks(),
+        retention: { policy: policy ?? DEFAULT_RETENTION, stops },
       });
     },
+
+    expirePoints: ({ budgetMs }) => retention.expire({ budgetMs }),
 
     async bookmark({ groupId, operationId, barrier, name }) {
       const context = await openGroup(register.get(groupId));
@@ -203,6 +226,7 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
 
     async fence({ groupId, operationId, activeSite, resume }) {
       const group = register.get(groupId);
+      retention.interrupt(groupId);
       const context = await openGroup(group);
       const diskIds = group.disks.map(({ diskId }) => diskId);
       const fenced = await fenceGroup(context, {
@@ -227,9 +251,10 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
       const { operationId } = request;
       const group = register.get(groupId);
       const known = exports.find(operationId);
-      const record = known ?? (await branches.make(group, { ...request, mode }));
+      if (known === undefined) return branches.make(group, { ...request, mode }, (made) => exports.open(made));
+      const record = known;
       if (record.groupId === groupId && record.mode === mode) {
-        if (known === undefined || reopen === undefined) return exports.open(record);
+        if (reopen === undefined) return exports.open(record);
         await branches.claimAgain(group, record, reopen);
         return exports.reopen(operationId);
       }
@@ -240,7 +265,11 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
       );
     },
     exportStatus: async ({ operationId }) => exports.status(operationId),
-    closeExport: async ({ operationId, discard }) => exports.close({ operationId, discard }),
+    async closeExport({ operationId, discard }) {
+      await exports.close({ operationId, discard });
+      const record = exports.find(operationId);
+      if (record !== undefined) await retention.closed(record);
+    },
     listExports: async ({ groupId }) => exports.list(groupId),
 
     async releaseGroup({ groupId }) {

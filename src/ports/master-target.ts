@@ -5,6 +5,7 @@
  * JSON. Errors are Faults; those of the store pass through (STORE_…, FENCED, KEY_…).
  */
 import type { KeptCollection } from "#model/format/kept-record.ts";
+import type { FaultJson } from "#model/fault.ts";
 import type { JsonObject } from "#model/json.ts";
 import type { GroupProgress, RecoveryPoint } from "./replication.ts";
 
@@ -60,6 +61,24 @@ export interface TurnResult {
   readonly port: number;
   /** Where the branch begins: what a failover can go to until the group's new state is here. */
   readonly newestPoint: RecoveryPoint | undefined;
+}
+
+/** What one pass of expiry did to a group. */
+export interface GroupExpiry {
+  readonly groupId: string;
+  /** Why nothing was changed; empty when something could be. */
+  readonly stopped: readonly string[];
+  readonly pointsKept: number;
+  /** Points that the plan lets go; they may stay readable until an anchor lies behind them. */
+  readonly pointsLeaving: number;
+  /** Objects that will be deleted after their grace, and those that were. */
+  readonly condemned: number;
+  readonly deleted: number;
+  readonly deletedBytes: number;
+  readonly barriersDeleted: number;
+  /** The time was up, or a move began: the next pass goes on. */
+  readonly interrupted?: boolean;
+  readonly fault?: FaultJson;
 }
 
 /** A group as the catalog has it, with what its claims say: enough for another control plane to go on with it. */
@@ -147,6 +166,12 @@ export interface MasterTarget {
     readonly limit?: number;
     readonly branch?: string;
   }): Promise<readonly RecoveryPoint[]>;
+
+  /**
+   * Expire the points of every group that has a retention policy, and collect what nothing needs, for at most `budgetMs`. A group of which nothing may
+   * expire now, or whose store fails, is in the answer with why. Called while a pass runs, it joins it.
+   */
+  expirePoints(params: { readonly budgetMs: number }): Promise<readonly GroupExpiry[]>;
 
   /** Keep a barrier under a name. The same name twice with the same barrier is no error, with another one REFUSED. */
   bookmark(params: {

@@ -45,6 +45,7 @@ const TIMES: Readonly<Record<keyof Activities, Times>> = {
   cutNow: { queue: "target", eachMs: 2 * MINUTE, budgetMs: 3 * MINUTE },
   bookmark: { queue: "target", eachMs: 2 * MINUTE, budgetMs: 3 * MINUTE },
   choosePoint: { queue: "target", eachMs: 2 * MINUTE, budgetMs: 3 * MINUTE },
+  expirePoints: { queue: "target", eachMs: 25 * MINUTE, budgetMs: 40 * MINUTE },
   fence: { queue: "target", eachMs: 2 * MINUTE, budgetMs: 10 * MINUTE },
   openExport: { queue: "target", eachMs: 2 * MINUTE, budgetMs: 5 * MINUTE },
   closeExport: { queue: "target", eachMs: 2 * MINUTE, budgetMs: 5 * MINUTE },

@@ -5,6 +5,7 @@
 import type { GroupPhase } from "#model/group-phase.ts";
 import type { HealthLevel, HealthReason } from "#model/health.ts";
 import type { JsonObject } from "#model/json.ts";
+import type { RetentionPolicy } from "#model/retention/policy.ts";
 import type { MachineConfig } from "#ports/hypervisor.ts";
 import type { ExportStatus } from "#ports/master-target.ts";
 import type { GroupProgress, RecoveryPoint } from "#ports/replication.ts";
@@ -18,7 +19,7 @@ export const targetQueue = (site: string): string => `site-${site}-target`;
 
 export const groupWorkflowId = (groupId: string): string => `group/${groupId}`;
 
-/** Names of our workflow types. Only `protectionGroup` is started from outside; the others are its children. */
+/** Names of our workflow types. `protectionGroup` is started from outside, `retention` by a Schedule; the others are children of a group. */
 export const WORKFLOWS = {
   protectionGroup: "protectionGroup",
   initialSync: "initialSync",
@@ -29,7 +30,16 @@ export const WORKFLOWS = {
   retryMembers: "retryMembers",
   testFailover: "testFailover",
   janitor: "janitor",
+  retention: "retention",
 } as const;
+
+/** Of the Schedule, and of the workflows that it starts (with the time behind it). */
+export const retentionId = (site: string): string => `retention/${site}`;
+
+export interface RetentionInput {
+  /** Whose master target lets points go. */
+  readonly site: string;
+}
 
 /**
  * The argument of `protectionGroup`: start it with the `protect` update in one call (update-with-start, conflict policy USE_EXISTING),
@@ -171,6 +181,8 @@ export interface ReplicationPolicy {
   readonly intervalMs: number;
   readonly rpoThresholdMs: number;
   readonly compressAt: "agent" | "process-server";
+  /** How long points are kept. Left out: nothing ever expires. */
+  readonly retention?: RetentionPolicy;
 }
 export const DEFAULT_POLICY: ReplicationPolicy = { intervalMs: 5_000, rpoThresholdMs: 60_000, compressAt: "agent" };
 

@@ -8,6 +8,7 @@ export { planJanitor } from "./plan-janitor.ts";
 export { protectionGroup } from "./protection-group.ts";
 export { recoveryPlan } from "./recovery-plan.ts";
 export { reprotect } from "./reprotect.ts";
+export { retention } from "./retention.ts";
 export { retryMembers } from "./retry-members.ts";
 export { testFailover } from "./test-failover.ts";
 export { undo } from "./undo.ts";

@@ -2,6 +2,11 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { RetentionPolicy } from "#model/retention/policy.ts";
 import { HOUR_MS } from "#model/retention/policy.ts";
+import type { ObjectStore } from "#ports/object-store.ts";
+import { systemClock } from "../../src/adapters/clock/system-clock.ts";
+import { systemRandom } from "../../src/adapters/random/system-random.ts";
+import { s3ObjectStore } from "../../src/adapters/s3/s3-object-store.ts";
+import { startVersitygw } from "../support/versitygw.ts";
 import { silentLog } from "../../src/adapters/log/pino-log.ts";
 import { memoryStore } from "../../src/adapters/memory/memory-store.ts";
 import { makeAnchors } from "../../src/data-mover/anchor-maker.ts";
@@ -19,6 +24,10 @@ const DISK_IDS: readonly string[] = SMALL_DISKS.map(({ diskId }) => diskId);
 
 async function world() {
   const objects = memoryStore();
+  return { objects, ...(await worldIn(objects)) };
+}
+
+async function worldIn(objects: ObjectStore) {
   const made = await smallStore(objects);
   /** As a process that was just started. */
   const fresh = async () => {
@@ -49,8 +58,12 @@ async function world() {
       ...more,
     });
   };
-  const containers = () => [...objects.objects.keys()].filter((key) => /\/(journal|segments)\//.test(key)).length;
-  return { objects, made, expire, containers };
+  const containers = async (): Promise<number> => {
+    let count = 0;
+    for await (const { key } of objects.list("replica/disks/")) if (/\/(journal|segments)\//.test(key)) count++;
+    return count;
+  };
+  return { made, expire, containers };
 }
 
 async function assertReads(made: SmallStore, barrier: number): Promise<void> {
@@ -74,13 +87,13 @@ async function offered({ made }: { made: SmallStore }): Promise<number[]> {
 
 test("Points that the plan lets go are no longer offered, their objects go, and every point that stays reads as it was", async () => {
   const own = await world();
-  const before = own.containers();
+  const before = await own.containers();
   assert.deepEqual(await offered(own), [8, 7, 5, 4, 3, 2]);
   // All of `root` is forty days older than what the failover wrote: its bookmark stays, and where the new branch began.
   const expired = await own.expire();
   assert.deepEqual(expired.stopped, []);
   assert.ok(expired.deleted > 0 && expired.deletedBytes > 0, JSON.stringify(expired));
-  assert.ok(own.containers() < before);
+  assert.ok((await own.containers()) < before);
   const left = await offered(own);
   assert.ok(left.includes(8) && left.includes(7) && left.includes(3) && !left.includes(2), `offered: ${left.join()}`);
   for (const barrier of left) await assertReads(own.made, barrier);
@@ -154,4 +167,17 @@ test("A map that is damaged and needed stops the pass before anything goes", asy
   const map = before.find((key) => key.includes("web-system/maps/"))!;
   own.objects.objects.get(map)![300]! ^= 1;
   await assert.rejects(own.expire(), (error: { code?: string }) => String(error.code).startsWith("OBJECT_"));
+});
+
+test("On a real S3 server the same goes and the same stays", async (t) => {
+  const server = await startVersitygw();
+  t.after(() => server.stop());
+  await using store = s3ObjectStore({ ...server, bucket: "expiry" }, { clock: systemClock, random: systemRandom });
+  await store.ensureBucket();
+  const own = await worldIn(store);
+  const before = await own.containers();
+  const expired = await own.expire();
+  assert.ok(expired.deleted > 0 && (await own.containers()) < before, JSON.stringify(expired));
+  for (const barrier of await offered(own)) await assertReads(own.made, barrier);
+  assert.deepEqual((await own.expire()).deleted, 0);
 });

@@ -104,6 +104,7 @@ test("over a link, everything that changes something is checked, reading is not,
     collection: "plans",
     number: 1,
     newest: 1,
+    budgetMs: 1,
     atLeastEpoch: 1,
     controlTerm: own,
   };

@@ -411,6 +411,7 @@ export function createFakeSites(options: {
           .filter((id) => store.exports[id]!.open)
           .map((id) => exportOf(store, id)),
       ),
+    expirePoints: async () => await step("masterTarget.expirePoints", false, () => []),
     recordGroup: async ({ revision, record }) =>
       await step("masterTarget.recordGroup", false, () => {
         world.catalog.set(revision, record);

@@ -57,6 +57,7 @@ export const MASTER_TARGET_METHODS: Readonly<Record<keyof MasterTarget, RelayMet
   },
   listPoints: { fields: { groupId: "string" }, bound: store, reads: true },
   bookmark: { fields: { groupId: "string", operationId: "string", barrier: "number", name: "string" }, bound: store },
+  expirePoints: { fields: { budgetMs: "number" }, bound: (params) => number(params["budgetMs"]) + STORE_MS },
   fence: { fields: { groupId: "string", operationId: "string", activeSite: "string" }, bound: store },
   openExport: { fields: { groupId: "string", operationId: "string", point: "string", mode: "string" }, bound: store },
   exportStatus: { fields: { operationId: "string" }, bound: quick, reads: true },

@@ -28,6 +28,20 @@ export const DEFAULT_RETENTION: RetentionPolicy = {
 export const JOURNAL_WINDOW_MS_MOST: number = 3 * DAY_MS;
 export const JOURNAL_WINDOW_MS_LEAST: number = HOUR_MS;
 
+/** The `retention` of a group's policy as its record has it; undefined when it has none, or one that means nothing: then nothing expires. */
+export function retentionOf(policy: unknown): RetentionPolicy | undefined {
+  const retention = (policy as { readonly retention?: Partial<RetentionPolicy> } | undefined)?.retention;
+  if (typeof retention !== "object" || retention === null) return undefined;
+  const { journalWindowMs = Number.NaN, hourly = -1, daily = -1, weekly = -1, monthly = -1, yearly = -1 } = retention;
+  const read = { journalWindowMs, hourly, daily, weekly, monthly, yearly };
+  try {
+    checkRetention(read);
+  } catch {
+    return undefined; // Whoever set it was told; what stands here was written by another version, or is damaged.
+  }
+  return read;
+}
+
 /** Throws USAGE for a policy that nobody can mean. */
 export function checkRetention(policy: RetentionPolicy): void {
   const { journalWindowMs, ...counts } = policy;
