@@ -7,15 +7,13 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { createQemuHypervisor } from "../src/adapters/qemu/qemu-hypervisor.ts";
 import { systemClock } from "../src/adapters/clock/system-clock.ts";
-import { createGuestImages } from "../src/embedded/guest.ts";
 import { findTool } from "../src/embedded/tools.ts";
 import { ledgerStatus } from "../src/demo/ledger.ts";
 import { serveGuestDisks } from "../test/support/guest-disks.ts";
-import { median, startBenchSystem, verdict, waitForGroup } from "./system.ts";
+import { FORWARDS, GUEST, startProtectedGuest } from "../test/support/protected-guest.ts";
+import { median, startBenchSystem, verdict } from "./system.ts";
 
 const { values } = parseArgs({ options: { runs: { type: "string", default: "3" } } });
-const CONFIG = { cpus: 1, memoryMiB: 160, firmware: "bios" } as const;
-const FORWARDS = [{ guestPort: 8080, hostPort: 0 }];
 
 const local: number[] = [];
 const recovered: number[] = [];
@@ -44,7 +42,7 @@ async function localBoot(): Promise<number> {
     const machine = await hypervisor.createMachine({
       operationId: randomUUID(),
       name: "local",
-      config: CONFIG,
+      config: GUEST,
       disks: disks.disks,
       network: { mode: "isolated", forwards: FORWARDS },
     });
@@ -61,28 +59,7 @@ async function localBoot(): Promise<number> {
 async function failover(): Promise<number> {
   await using system = await startBenchSystem();
   const { client } = system;
-  const images = await createGuestImages(join(system.state, "..", "images"));
-  await client.protect({
-    name: "rto",
-    disks: [`tap:${images.system}`, `tap:${images.data}`],
-    policy: { intervalMs: 1_000 },
-    config: CONFIG,
-    forwards: FORWARDS,
-  });
-  const view = await waitForGroup(client, "rto", (group) => group.phase === "protected");
-  const source = await client.createMachine("primary", {
-    operationId: "source",
-    name: "rto",
-    config: CONFIG,
-    disks: view.disks.map((disk, index) => ({
-      diskId: disk.id,
-      url: disk.tapUrl ?? "",
-      ...(index === 0 ? { bootIndex: 1 } : {}),
-    })),
-    network: { mode: "isolated", forwards: FORWARDS },
-    start: true,
-  });
-  await answering(source.forwards[0]?.hostPort ?? 0);
+  await startProtectedGuest({ client, folder: join(system.state, "..") }, { name: "rto", intervalMs: 1_000 });
   await sleep(5_000);
   await system.leeward("site", "lose", "primary", "--yes");
   const bornAt = performance.now();

@@ -210,7 +210,7 @@ test("In the background anchors follow the commits; what fails is said and made 
   assert.equal((await readNewestManifest(access)).anchors.length, 2);
   const { create } = store;
   store.create = () => Promise.reject(new Fault("STORE_DENIED", "No"));
-  await history.commit("root").catch(() => undefined);
+  await assert.rejects(history.commit("root"), { code: "STORE_DENIED" });
   store.create = create;
   await commitSome(1);
   store.create = (key, body, options) =>

@@ -66,7 +66,7 @@ async function readPoints(store: ObjectStore): Promise<Map<number, "right" | Fau
           await image.read(data, 0);
           return data;
         })();
-        reading.catch(() => undefined);
+        reading.catch(() => undefined); // Whoever awaits it below has the error, this point and every other of the same commit.
         read.set(place, reading);
       }
       try {

@@ -7,11 +7,12 @@ import { cpSync, existsSync, readFileSync, rmSync, writeFileSync } from "node:fs
 import { join } from "node:path";
 import { test } from "node:test";
 import { isFault } from "#model/fault.ts";
-import type { ApiClient, OperationState } from "../../src/api/contract.ts";
+import type { ApiClient } from "../../src/api/contract.ts";
 import { createApiClient } from "../../src/api/client.ts";
 import type { AdoptAnswer, StoreAnswer } from "../../src/cli/context.ts";
 import { apiAccess } from "../../src/embedded/installation.ts";
 import { siteFolder } from "../../src/embedded/layout.ts";
+import { ended } from "../support/protected-guest.ts";
 import { assertReplicaEqual, numberedImage, startSystem, startWriter, until } from "../support/system.ts";
 
 const MIB = 1 << 20;
@@ -206,16 +207,6 @@ async function freshPoint(client: ApiClient, name: string): Promise<void> {
     if (group.rpoMs === null || Date.now() - group.rpoMs <= nowMs) throw new Error(JSON.stringify(group));
     return true;
   });
-}
-
-async function ended(client: ApiClient, operationId: string): Promise<OperationState> {
-  const operation = await until(`the end of ${operationId}`, 240_000, async () => {
-    const state = await client.operation(operationId, { waitMs: 1_000 });
-    if (state.state === "running") throw new Error(JSON.stringify(state));
-    return state;
-  });
-  assert.equal(operation.state, "done", JSON.stringify(operation));
-  return operation;
 }
 
 test(

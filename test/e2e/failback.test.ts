@@ -5,57 +5,25 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { join } from "node:path";
 import { test } from "node:test";
 import type { OperationState } from "../../src/api/contract.ts";
 import { ledgerStatus, verifyLedger } from "../../src/demo/ledger.ts";
-import { createGuestImages } from "../../src/embedded/guest.ts";
-import { startSystem, until, type System } from "../support/system.ts";
+import { ended, startProtectedGuest } from "../support/protected-guest.ts";
+import { startSystem, until } from "../support/system.ts";
 
 const GROUP = "home";
-const GUEST = { cpus: 1, memoryMiB: 160, firmware: "bios" } as const;
-const FORWARDS = [{ guestPort: 8080, hostPort: 0 }];
 
 test(
   "out, work on the other side, home again without losing a record, and protected as at first",
   { timeout: 1_500_000 },
   async (t) => {
     const system = await startSystem(t);
-    const { client, folder } = system;
-    const images = await createGuestImages(join(folder, "images"));
-    const files = [images.system, images.data];
-    await client.protect({
-      name: GROUP,
-      disks: files.map((file) => `tap:${file}`),
-      policy: { intervalMs: 2_000 },
-      config: GUEST,
-      forwards: FORWARDS,
-    });
-    const view = await until("the first point", 180_000, async () => {
-      const group = await client.group(GROUP);
-      return group.phase === "protected" && group.disks.every((disk) => disk.tapUrl !== undefined) && group;
-    });
-    const source = await client.createMachine("primary", {
-      operationId: "source",
-      name: GROUP,
-      config: GUEST,
-      disks: view.disks.map((disk, index) => ({
-        diskId: disk.id,
-        url: disk.tapUrl ?? "",
-        ...(index === 0 ? { bootIndex: 1 } : {}),
-      })),
-      network: { mode: "isolated", forwards: FORWARDS },
-      start: true,
-    });
-    await until(
-      "the ledger at the source",
-      120_000,
-      async () => (await ledgerStatus(source.forwards[0]?.hostPort ?? 0)).b > 20,
-    );
+    const { client } = system;
+    const { files, view } = await startProtectedGuest(system, { name: GROUP, intervalMs: 2_000 });
     const lost = await system.leeward("site", "lose", "primary", "--yes");
     assert.equal(lost.code, 0, lost.stderr);
     const out = await ended(
-      system,
+      client,
       (await client.failover(GROUP, { mode: "unplanned", sourceLost: true })).operationId,
     );
     let port = portOf(out);
@@ -90,7 +58,7 @@ test(
         });
         assert.ok(system.kill(site, name) > 0, `there was no ${name} to kill`);
       }
-      const operation = await ended(system, started.operationId);
+      const operation = await ended(client, started.operationId);
       assert.deepEqual(
         operation.steps.filter((step) => step.state !== "done"),
         [],
@@ -130,7 +98,7 @@ test(
 
     await t.test("committed and reprotected, it is protected as at first, on the disks it once had", async () => {
       assert.equal((await client.commit(GROUP)).phase, "committed");
-      await ended(system, (await client.reprotect(GROUP)).operationId);
+      await ended(client, (await client.reprotect(GROUP)).operationId);
       const group = await client.group(GROUP);
       assert.deepEqual(
         [group.phase, group.sourceSite, group.targetSite, group.reversed],
@@ -162,15 +130,4 @@ async function digest(file: string): Promise<string> {
   const hash = createHash("sha256");
   for await (const chunk of createReadStream(file)) hash.update(chunk as Uint8Array);
   return hash.digest("hex");
-}
-
-async function ended({ client }: System, operationId: string): Promise<OperationState> {
-  const operation = await until(`the end of ${operationId}`, 300_000, async () => {
-    const state = await client.operation(operationId, { waitMs: 1_000 });
-    // Its steps are what a person needs to see if this never ends.
-    if (state.state === "running") throw new Error(JSON.stringify(state));
-    return state;
-  });
-  assert.equal(operation.state, "done", JSON.stringify(operation));
-  return operation;
 }

@@ -11,48 +11,25 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import type { OperationState } from "../../src/api/contract.ts";
 import { ledgerStatus, verifyLedger } from "../../src/demo/ledger.ts";
-import { createGuestImages } from "../../src/embedded/guest.ts";
+import { ended, GUEST, startProtectedGuest } from "../support/protected-guest.ts";
 import { numberedImage, startSystem, until, type System } from "../support/system.ts";
 
 const run = promisify(execFile);
 const GROUP = "back";
-const GUEST = { cpus: 1, memoryMiB: 160, firmware: "bios" } as const;
-const FORWARDS = [{ guestPort: 8080, hostPort: 0 }];
 
 test("a failover is undone and the source goes on; the next one is committed", { timeout: 900_000 }, async (t) => {
   const system = await startSystem(t);
   const { client, folder } = system;
-  const images = await createGuestImages(join(folder, "images"));
-  const files = [images.system, images.data];
-  await client.protect({
-    name: GROUP,
-    disks: files.map((file) => `tap:${file}`),
-    policy: { intervalMs: 2_000 },
-    config: GUEST,
-    forwards: FORWARDS,
-  });
-  const view = await until("the first point", 180_000, async () => {
-    const group = await client.group(GROUP);
-    return group.phase === "protected" && group.disks.every((disk) => disk.tapUrl !== undefined) && group;
-  });
-  const source = await client.createMachine("primary", {
-    operationId: "source",
-    name: GROUP,
-    config: GUEST,
-    disks: view.disks.map((disk, index) => ({
-      diskId: disk.id,
-      url: disk.tapUrl ?? "",
-      ...(index === 0 ? { bootIndex: 1 } : {}),
-    })),
-    network: { mode: "isolated", forwards: FORWARDS },
-    start: true,
-  });
-  const sourcePort = source.forwards[0]?.hostPort ?? 0;
-  await until("the ledger at the source", 120_000, async () => (await ledgerStatus(sourcePort)).b > 20);
+  const {
+    files,
+    view,
+    source,
+    port: sourcePort,
+  } = await startProtectedGuest(system, { name: GROUP, intervalMs: 2_000 });
   await freshPoint(system);
 
   // The source runs on: both sides write, each its own history.
-  const out = await ended(system, (await client.failover(GROUP, { mode: "unplanned", sourceLost: true })).operationId);
+  const out = await ended(client, (await client.failover(GROUP, { mode: "unplanned", sourceLost: true })).operationId);
   const port = out.machines?.[0]?.forwards[0]?.hostPort ?? 0;
   const booted = await until("the ledger at the target", 120_000, () => ledgerStatus(port));
   await until("writes at the target", 60_000, async () => (await ledgerStatus(port)).b > booted.b + 10);
@@ -90,7 +67,7 @@ test("a failover is undone and the source goes on; the next one is committed", {
     assert.ok(verdict.foundAtBoot[0] >= before.b, `record ${before.b} was there before the undo`);
     assert.ok(verdict.whole);
     await client.cleanUpTestFailover(GROUP, drill.operationId);
-    await ended(system, drill.operationId);
+    await ended(client, drill.operationId);
   });
 
   await t.test("replication goes on at the source, and the newest point is what the source wrote", async () => {
@@ -114,7 +91,7 @@ test("a failover is undone and the source goes on; the next one is committed", {
 
   await t.test("out again, and on from another point", async () => {
     const { operationId } = await client.failover(GROUP, { mode: "planned" });
-    const operation = await ended(system, operationId);
+    const operation = await ended(client, operationId);
     const verdict = await until("the ledger at the target", 120_000, () =>
       verifyLedger(operation.machines?.[0]?.forwards[0]?.hostPort ?? 0),
     );
@@ -171,7 +148,7 @@ test(
     const lost = await system.leeward("site", "lose", "primary", "--yes");
     assert.equal(lost.code, 0, lost.stderr);
     const { operationId } = await client.failover(GROUP, { mode: "unplanned", sourceLost: true });
-    const [machine] = (await ended(system, operationId)).machines ?? [];
+    const [machine] = (await ended(client, operationId)).machines ?? [];
     // There is nothing to boot, so nobody hears the request to shut down: off at once saves the wait.
     await client.powerOffMachine("secondary", machine?.machineId ?? "");
     const impossible = await system.leeward("undo", GROUP, "--yes");
@@ -182,7 +159,7 @@ test(
     const switchedOn = await system.leeward("site", "start", "primary");
     assert.equal(switchedOn.code, 0, switchedOn.stderr);
     const undone = await until("a source that answers", 120_000, () => client.undo(GROUP));
-    const operation = await ended(system, undone.operationId);
+    const operation = await ended(client, undone.operationId);
     const there = (await client.machines("primary")).find(({ id }) => id === source.id);
     assert.equal(there?.power, "running", JSON.stringify(operation.steps));
     await freshPoint(system);
@@ -205,14 +182,14 @@ test(
           return view.phase === "protected" && view.rpoMs !== null && view;
         };
         const before = await until("a point", 60_000, isProtected);
-        await ended(system, (await client.failover(name, { mode: "unplanned", sourceLost: true })).operationId);
+        await ended(client, (await client.failover(name, { mode: "unplanned", sourceLost: true })).operationId);
         // There is nothing to boot on these disks, so nobody hears the request to shut down: off at once saves the wait.
         const [machine] = await until("the hypervisor", 30_000, () => client.machines("secondary"));
         await client.powerOffMachine("secondary", machine?.id ?? "");
         const { operationId } = await client.undo(name);
         await sleep(Math.random() * 1_500);
         assert.ok(system.kill("secondary", name) > 0, "there was nothing to kill");
-        await ended(system, operationId);
+        await ended(client, operationId);
         // The master target, and with it the hypervisor, may have been killed when the undo had just ended.
         const left = await until("the hypervisor", 30_000, () => client.machines("secondary"));
         assert.deepEqual(left, [], "an orphan at the target");
@@ -238,15 +215,4 @@ async function freshPoint({ client }: System): Promise<void> {
 
 async function pointsOn({ client }: System, branch: string) {
   return (await client.points(GROUP)).filter((point) => point.members.some((member) => member.branch === branch));
-}
-
-async function ended({ client }: System, operationId: string): Promise<OperationState> {
-  const operation = await until(`the end of ${operationId}`, 240_000, async () => {
-    const state = await client.operation(operationId, { waitMs: 1_000 });
-    // Its steps are what a person needs to see if this never ends.
-    if (state.state === "running") throw new Error(JSON.stringify(state));
-    return state;
-  });
-  assert.equal(operation.state, "done", JSON.stringify(operation));
-  return operation;
 }
