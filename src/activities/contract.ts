@@ -16,6 +16,7 @@ import type {
   FenceResult,
   GroupDisk,
   GroupExpiry,
+  TakenPoint,
   TurnResult,
 } from "#ports/master-target.ts";
 import type { DiskReport, GroupProgress, RecoveryPoint, ReplicationOrder } from "#ports/replication.ts";
@@ -119,6 +120,15 @@ export interface Activities {
     /** Open it although it was closed, for this operation; with everything that was written. */
     readonly reopen?: string;
   }): Promise<ExportStatus>;
+  /** A machine's disks as at another point; asked again until `done`. Nobody may be attached to them. */
+  takePoint(input: {
+    readonly site: string;
+    readonly operationId: string;
+    readonly requestId: string;
+    readonly machine: string;
+    readonly point: string;
+    readonly waitMs: number;
+  }): Promise<TakenPoint>;
   /** Serve no more. Without `discard` a read-write export's last writes are in the store when this returns, and its overlay stays. */
   closeExport(input: { readonly site: string; readonly operationId: string; readonly discard: boolean }): Promise<void>;
   createMachine(input: CreateMachineInput): Promise<Machine>;

@@ -66,6 +66,7 @@ export function createActivities(dependencies: ActivityDependencies): Activities
 
     fence: beating(async ({ site, ...input }) => await masterTarget(site).fence(input)),
     openExport: beating(async ({ site, ...input }) => await masterTarget(site).openExport(input)),
+    takePoint: beating(async ({ site, ...input }) => await masterTarget(site).takePoint(input)),
     closeExport: beating(async ({ site, ...input }) => await absentIsFine(masterTarget(site).closeExport(input))),
     createMachine: beating(async ({ site, ...input }) => await hypervisor(site).createMachine(input)),
     startMachine: beating(async ({ site, machineId }) => await hypervisor(site).start(machineId)),

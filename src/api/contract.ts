@@ -347,10 +347,10 @@ export interface ApiClient {
   /** With `waitMs`, answers when the operation ended or after that time, whichever is first. */
   operation(operationId: string, options?: { readonly waitMs?: number }): Promise<OperationState>;
   cancelOperation(operationId: string): Promise<OperationState>;
-  /** Start the machines that did not start in that failover or change of point; all, or one of them. */
+  /** Start the machines that did not start in that failover or change of point; all, or one of them; with `point` from another point than the others. */
   retryOperation(
     replicaOperationId: string,
-    body?: { readonly machine?: string; readonly operationId?: string },
+    body?: { readonly machine?: string; readonly point?: string; readonly operationId?: string },
   ): Promise<OperationStarted>;
   /** Go on without them. */
   skipOperation(replicaOperationId: string, body?: { readonly operationId?: string }): Promise<OperationState>;

@@ -111,7 +111,13 @@ export const bodies = {
       note: text.exactOptional(),
     })
     .openapi("ChangePoint"),
-  retry: z.object({ operationId, machine: text.exactOptional() }).openapi("Retry"),
+  retry: z
+    .object({
+      operationId,
+      machine: text.exactOptional(),
+      point: text.exactOptional().describe("they go on from it; the others stay where they are"),
+    })
+    .openapi("Retry"),
   testFailover: z
     .object({ operationId, point: text.exactOptional(), leaseMs: z.number().int().min(1_000).exactOptional() })
     .openapi("TestFailover"),

@@ -20,6 +20,10 @@ interface FailoverOptions extends WaitOptions {
   readonly after: string;
 }
 
+interface RetryOptions extends MoveOptions {
+  readonly point?: string;
+}
+
 interface MoveOptions extends WaitOptions {
   readonly yes?: boolean;
   readonly dryRun?: boolean;
@@ -320,14 +324,26 @@ export function addMoveCommands(program: Command, { client, stop }: CliDependenc
     .command("retry")
     .argument("<id>", "a failover, a change of point, or the run of a plan")
     .argument("[machine]", "which one; left out: all that did not start. Of a run: the step")
+    .option("--point <point>", "from another point than the others: latest, @name, a time, an id; not of a run")
     .option("--note <text>", "of a run: kept with the decision")
     .description("start the machines that did not start; the others run on. Of a run: begin a failed step again")
     .option("--no-wait", "print the operation id and return")
     .option("--timeout <duration>", "stop waiting after this time")
-    .action(async (id: string, machine: string | undefined, options: WaitOptions & MoveOptions, command: Command) => {
+    .action(async (id: string, machine: string | undefined, options: RetryOptions, command: Command) => {
       const { api, output } = reach(command);
-      if (planOfRun(id) !== undefined) return await decide(command, { id, step: machine, decision: "retry" });
-      const start = () => api.retryOperation(id, machine === undefined ? {} : { machine });
+      const { point } = options;
+      if (planOfRun(id) !== undefined) {
+        if (point !== undefined)
+          throw new Fault("USAGE", `"${id}" is the run of a plan, expected no --point "${point}"`, {
+            hint: "Name the failover whose machine is to go on from that point: leeward operation list",
+          });
+        return await decide(command, { id, step: machine, decision: "retry" });
+      }
+      const start = () =>
+        api.retryOperation(id, {
+          ...(machine === undefined ? {} : { machine }),
+          ...(point === undefined ? {} : { point }),
+        });
       await startAndWatch(start, api, output, { ...options, stop });
     });
   operation

@@ -54,6 +54,11 @@ const channel = openChildChannel(process, {
       return figures();
     },
     figures: async () => figures(),
+    async takePoint(params) {
+      if (running === undefined) throw new RangeError("A child is called before it is set up");
+      const request = params as unknown as Parameters<RunningExport["takePoint"]>[0]; // As above.
+      return (await running.takePoint(request)) as unknown as JsonObject; // Numbers.
+    },
     async close(params) {
       await running?.close({ commit: params["commit"] === true });
       const last = figures();

@@ -18,6 +18,8 @@ import type { RegisteredGroup } from "./group-register.ts";
 import type { RetentionKeeper } from "./retention-keeper.ts";
 
 export interface ExportBranches {
+  /** A point id, or "latest". Throws POINT_NOT_FOUND, NO_POINT. */
+  pointOf(group: RegisteredGroup, selector: string): Promise<RecoveryPoint>;
   /**
    * The record is given to `use`; the point is pinned before, and stays so as long as there is a record. Throws POINT_NOT_FOUND, NO_POINT, and for a read-write
    * export REFUSED when the group is active elsewhere. Repeatable.
@@ -140,7 +142,7 @@ export function exportBranches({
       await claimBranch(context.disk(diskId), { operation, groupEpoch, activeSite: site, branch, holder });
   };
 
-  return { make, claimAgain };
+  return { pointOf, make, claimAgain };
 }
 
 /**

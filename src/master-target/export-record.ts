@@ -17,6 +17,10 @@ export interface ExportRecord {
   /** read-write only. */
   readonly branch?: string;
   readonly groupEpoch?: number;
+  /** By machine: the point whose content its disks are being given. They are of no point until that has ended. */
+  readonly taking?: Readonly<Record<string, string>>;
+  /** By machine: the last request for another point that was carried through. */
+  readonly taken?: Readonly<Record<string, { readonly requestId: string; readonly pointId: string }>>;
   /** A closed export is not opened again but by who says that its operation is not over after all. */
   readonly closed: boolean;
   /** Its overlay is deleted: nothing can open it again. */

@@ -6,7 +6,7 @@
  */
 import { Fault, isFault } from "#model/fault.ts";
 import type { Log } from "#ports/log.ts";
-import type { ExportMode, ExportStatus } from "#ports/master-target.ts";
+import type { ExportMode, ExportStatus, TakenPoint } from "#ports/master-target.ts";
 import type { RecoveryPoint } from "#ports/replication.ts";
 import type { ExportDisk, ExportRecord, ExportRecords } from "./export-record.ts";
 import type { ExportFigures } from "./running-export.ts";
@@ -20,6 +20,12 @@ export interface ExportSupervisor {
   open(record: ExportRecord): Promise<ExportStatus>;
   /** As `open`, also when it was closed, or its close failed half-way; REFUSED when its overlay is gone. Who calls has the claim. */
   reopen(operationId: string): Promise<ExportStatus>;
+  /** See the port. Throws NOT_FOUND (export, machine), REFUSED, and what reading the point throws. */
+  takePoint(
+    operationId: string,
+    request: { readonly requestId: string; readonly machine: string; readonly point: RecoveryPoint },
+    waitMs: number,
+  ): Promise<TakenPoint>;
   /** Throws NOT_FOUND. */
   status(operationId: string): ExportStatus;
   close(request: { readonly operationId: string; readonly discard: boolean }): Promise<void>;
@@ -47,6 +53,8 @@ interface Export {
 
 const OPEN_MS = 90_000;
 const CLOSE_MS = 90_000;
+/** A child that was just started opens its disks first. */
+const TAKE_MARGIN_MS = 90_000;
 const NO_FIGURES: ExportFigures = { barrier: 0, barrierCutAtMs: 0, overlayBytes: 0, writtenBytes: 0 };
 
 export function exportSupervisor(deps: ExportSupervisorDeps): ExportSupervisor {
@@ -121,6 +129,36 @@ export function exportSupervisor(deps: ExportSupervisorDeps): ExportSupervisor {
         await startChild(entry).call("figures", {}, { timeoutMs: deps.openTimeoutMs ?? OPEN_MS });
         return statusOf(entry);
       }),
+    takePoint: (operationId, { requestId, machine, point }, waitMs) =>
+      inTurn(operationId, async () => {
+        const entry = get(operationId);
+        const disks = entry.record.disks.filter((disk) => disk.machine === machine);
+        const totalBytes = disks.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+        if (entry.record.taken?.[machine]?.requestId === requestId)
+          return { done: true, comparedBytes: totalBytes, totalBytes, writtenBytes: 0 };
+        assertWritable(entry, machine, disks);
+        const members = point.members.filter(({ diskId }) => disks.some((disk) => disk.diskId === diskId));
+        if (members.length < disks.length)
+          throw new Fault("REFUSED", `Point "${point.id}" does not have all disks of machine "${machine}"`, {
+            hint: "Choose a later point: `leeward point list`.",
+          });
+        if (entry.record.taking?.[machine] !== point.id) {
+          entry.record = { ...entry.record, taking: { ...entry.record.taking, [machine]: point.id } };
+          await records.save(entry.record);
+        }
+        const request = { requestId, pointId: point.id, waitMs, members: members.map((member) => ({ ...member })) };
+        const answer = await startChild(entry).call("takePoint", request, { timeoutMs: waitMs + TAKE_MARGIN_MS });
+        const seen = answer as unknown as TakenPoint; // The child's is of our own version.
+        if (!seen.done) return seen;
+        const { [machine]: _ended, ...taking } = entry.record.taking ?? {};
+        entry.record = {
+          ...entry.record,
+          taking,
+          taken: { ...entry.record.taken, [machine]: { requestId, pointId: point.id } },
+        };
+        await records.save(entry.record);
+        return seen;
+      }),
     status: (operationId) => statusOf(get(operationId)),
     close: ({ operationId, discard }) =>
       inTurn(operationId, async () => {
@@ -153,6 +191,18 @@ export function exportSupervisor(deps: ExportSupervisorDeps): ExportSupervisor {
   };
 }
 
+function assertWritable({ record, closing }: Export, machine: string, disks: readonly ExportDisk[]): void {
+  const { operationId, mode, closed } = record;
+  if (closed || closing || mode !== "read-write")
+    throw new Fault("REFUSED", `The export of operation "${operationId}" is ${closed || closing ? "closed" : mode}`, {
+      hint: "Only a machine of a running failover can go on from another point.",
+    });
+  if (disks.length === 0)
+    throw new Fault("NOT_FOUND", `The export of operation "${operationId}" has no machine "${machine}"`, {
+      details: { operationId, machine },
+    });
+}
+
 function statusOf({ record, figures }: Export): ExportStatus {
   return {
     operationId: record.operationId,
@@ -167,6 +217,7 @@ function statusOf({ record, figures }: Export): ExportStatus {
       ...(disk.bootIndex === undefined ? {} : { bootIndex: disk.bootIndex }),
     })),
     ...(record.branch === undefined ? {} : { branch: record.branch }),
+    ...(Object.keys(record.taking ?? {}).length === 0 ? {} : { taking: record.taking }),
     barrier: figures.barrier,
     barrierCutAtMs: figures.barrierCutAtMs,
     overlayBytes: figures.overlayBytes,

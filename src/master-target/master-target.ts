@@ -264,6 +264,13 @@ export function createMasterTarget(deps: MasterTargetDeps): MasterTarget {
         { hint: "Use an operation id of its own for each export." },
       );
     },
+    async takePoint({ operationId, machine, requestId, point: selector, waitMs }) {
+      const record = exports.find(operationId);
+      if (record === undefined)
+        throw new Fault("NOT_FOUND", `There is no export of operation "${operationId}"`, { details: { operationId } });
+      const point = await branches.pointOf(register.get(record.groupId), selector);
+      return exports.takePoint(operationId, { requestId, machine, point }, Math.min(waitMs, OBSERVE_MS_MAX));
+    },
     exportStatus: async ({ operationId }) => exports.status(operationId),
     async closeExport({ operationId, discard }) {
       await exports.close({ operationId, discard });

@@ -17,6 +17,8 @@ import { BLOCK_SIZE } from "#model/units.ts";
 import type { BlockDevice } from "#ports/block-device.ts";
 import type { Clock } from "#ports/clock.ts";
 import type { Log } from "#ports/log.ts";
+import type { TakenPoint } from "#ports/master-target.ts";
+import type { PointMember } from "#ports/replication.ts";
 import { createCaptureDevice, type CaptureDevice } from "../capture/tap/capture-device.ts";
 import { startAnchoring } from "../data-mover/anchoring.ts";
 import { NO_COMMIT } from "../data-mover/branch-reader.ts";
@@ -32,6 +34,7 @@ import { openOverlay, overlayBudget, type Overlay } from "../data-mover/overlay.
 import { SEGMENT_PUTS_MAX, slots } from "../data-mover/segment-upload.ts";
 import { serveNbd, type NbdServer } from "../nbd/server.ts";
 import type { ExportDisk, ExportRecord } from "./export-record.ts";
+import { beginTaking, type PointTaking, type TakenDisk } from "./point-taking.ts";
 import { lockFolder } from "./process-lock.ts";
 
 export interface ExportFigures {
@@ -44,6 +47,13 @@ export interface ExportFigures {
 
 export interface RunningExport {
   figures(): ExportFigures;
+  /** The disks of `members` as at another point; see the port. Begins, or looks at what has begun for `requestId`. */
+  takePoint(request: {
+    readonly requestId: string;
+    readonly pointId: string;
+    readonly members: readonly PointMember[];
+    readonly waitMs: number;
+  }): Promise<TakenPoint>;
   /** Serve no more, for good. With `commit` the branch gets what it lacks first; throws what the store said, and can then be tried again. */
   close(options: { readonly commit: boolean }): Promise<void>;
 }
@@ -132,9 +142,52 @@ export async function runExport(environment: ExportEnvironment): Promise<Running
     ...(committer?.fault === undefined ? {} : { fault: faultText(committer.fault) }),
   });
   let last: ExportFigures | undefined;
+  /** One at a time, by its request. */
+  let taking: { readonly requestId: string; readonly work: PointTaking } | undefined;
+
+  const beginTakingPoint = async (pointId: string, members: readonly PointMember[]): Promise<PointTaking> => {
+    const wanted = served.flatMap((one) => {
+      const member = members.find(({ diskId }) => diskId === one.disk.diskId);
+      return member === undefined ? [] : [{ ...one, member }];
+    });
+    const assertFree = (): void => {
+      const attached = wanted.find(({ server }) => server.sessions().length > 0);
+      if (attached !== undefined)
+        throw new Fault(
+          "REFUSED",
+          `Somebody is attached to disk "${attached.disk.diskId}", which is to take point "${pointId}"`,
+          {
+            details: { diskId: attached.disk.diskId },
+            hint: "Power its machine off, then repeat the command.",
+          },
+        );
+    };
+    assertFree();
+    const disks: TakenDisk[] = [];
+    for (const { opened, disk, device, member } of wanted)
+      disks.push({ device, image: await openMember(opened, { ...disk, member }, { clock, log }) });
+    return beginTaking(disks, assertFree);
+  };
 
   return {
     figures: () => last ?? figuresNow(),
+    async takePoint({ requestId, pointId, members, waitMs }) {
+      if (taking?.requestId !== requestId) {
+        await taking?.work.ended.catch(() => undefined); // Who asked for that has heard of it, or asks for this now.
+        taking = { requestId, work: await beginTakingPoint(pointId, members) };
+      }
+      const { work } = taking;
+      const patience = new AbortController();
+      try {
+        await Promise.race([work.ended, clock.sleep(waitMs, patience.signal).catch(() => undefined)]);
+      } catch (error) {
+        taking = undefined; // Asked again it begins anew.
+        throw error;
+      } finally {
+        patience.abort();
+      }
+      return { ...work.seen };
+    },
     async close({ commit }) {
       if (last) return;
       await Promise.all(served.map(({ server }) => server.close()));

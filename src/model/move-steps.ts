@@ -47,6 +47,7 @@ export const MOVE_STEPS = {
   commit: ["commit"],
   undo: ["pre-check", ...LEAVING, "give back", "remove replica", "start source"],
   "retry-member": BOOT,
+  "retry-at-point": ["choose point", "open disks", "take point", "create machines", "start machines", "verify"],
   "test-failover": ["guard", "choose point", ...BOOT, "lease", "clean up"],
   unprotect: ["stop replication", "release target"],
   /** Of a group whose machines run at the target. */

@@ -34,6 +34,8 @@ export interface ExportStatus {
   readonly disks: readonly ExportedDisk[];
   /** For `read-write`: the branch, and what of it is in the store. Zero barrier: nothing yet. */
   readonly branch?: string;
+  /** By machine: the point that its disks are half-way to; nobody may start it. See `takePoint`. */
+  readonly taking?: Readonly<Record<string, string>>;
   readonly barrier: number;
   readonly barrierCutAtMs: number;
   readonly overlayBytes: number;
@@ -47,6 +49,14 @@ export interface ExportStatus {
  * writes are committed to a new branch every few seconds.
  */
 export type ExportMode = "read-only" | "throw-away" | "read-write";
+
+export interface TakenPoint {
+  readonly done: boolean;
+  readonly comparedBytes: number;
+  readonly totalBytes: number;
+  /** What differed, and was written. */
+  readonly writtenBytes: number;
+}
 
 export interface FenceResult {
   readonly groupEpoch: number;
@@ -207,6 +217,20 @@ export interface MasterTarget {
     readonly reason?: "failover" | "changed-point";
     readonly reopen?: string;
   }): Promise<ExportStatus>;
+  /**
+   * One machine's disks of a read-write export read as at another point afterwards; those of the others are left alone. Blocks that differ are written like
+   * any write, so the export's branch has them too; what was written before stays in its older points. Begins or looks, and answers after `waitMs` at the
+   * latest: asked again until it is done. Done once for a `requestId`: a late repeat changes nothing.
+   *
+   * REFUSED while somebody is attached to such a disk; half-way it is of no point, and nobody may start the machine.
+   */
+  takePoint(params: {
+    readonly operationId: string;
+    readonly requestId: string;
+    readonly machine: string;
+    readonly point: string;
+    readonly waitMs: number;
+  }): Promise<TakenPoint>;
   exportStatus(params: { readonly operationId: string }): Promise<ExportStatus>;
   /** Close, and with `discard` delete the overlay. A read-write export commits what it has first. */
   closeExport(params: { readonly operationId: string; readonly discard: boolean }): Promise<void>;

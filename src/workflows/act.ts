@@ -48,6 +48,7 @@ const TIMES: Readonly<Record<keyof Activities, Times>> = {
   expirePoints: { queue: "target", eachMs: 25 * MINUTE, budgetMs: 40 * MINUTE },
   fence: { queue: "target", eachMs: 2 * MINUTE, budgetMs: 10 * MINUTE },
   openExport: { queue: "target", eachMs: 2 * MINUTE, budgetMs: 5 * MINUTE },
+  takePoint: { queue: "target", eachMs: 5 * MINUTE, budgetMs: 10 * MINUTE },
   closeExport: { queue: "target", eachMs: 2 * MINUTE, budgetMs: 5 * MINUTE },
   createMachine: { queue: "target", eachMs: MINUTE, budgetMs: 2 * MINUTE },
   startMachine: { queue: "target", eachMs: MINUTE, budgetMs: 2 * MINUTE },

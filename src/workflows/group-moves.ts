@@ -116,8 +116,12 @@ export async function beginRetry(
   workflowId: string,
   options: { readonly answerMs: number | undefined; readonly lost: () => void },
 ): Promise<void> {
-  const { operationId, pointId } = replicaOf(record);
+  const { operationId, pointId, sourceBranch } = replicaOf(record);
   const { answerMs, lost } = options;
+  const machines = machinesToStart(record).filter(
+    ({ name }) => request.machine === undefined || name === request.machine,
+  );
+  const points = pointsOfRetry(record, request, machines);
   const input = {
     groupId: record.groupId,
     groupName: record.name,
@@ -126,9 +130,12 @@ export async function beginRetry(
     by: request.by,
     targetSite: record.targetSite,
     replica: { operationId, pointId },
-    machines: machinesToStart(record).filter(({ name }) => request.machine === undefined || name === request.machine),
+    machines,
+    ...(points === undefined ? {} : { points, sourceBranch: sourceBranch ?? FIRST_BRANCH }),
     ...(answerMs === undefined ? {} : { answerMs }),
   };
+  // Their machines are taken away while their disks change: until they run they are missing, and nobody else starts them.
+  if (points !== undefined) forgetMachines(record, Object.keys(points));
   setCondition(record, CONDITIONS.retrying, true);
   putOperation(record, begun(record, request, "retry", workflowId));
   const child = await startChild(retryMembers, {
@@ -140,14 +147,44 @@ export async function beginRetry(
   child.result().catch(lost);
 }
 
+/** What a person said, or what an earlier retry could not finish; undefined when all go on where the others are. */
+function pointsOfRetry(
+  record: GroupRecord,
+  { point }: RetryRequest,
+  machines: readonly ProtectedMachine[],
+): Readonly<Record<string, string>> | undefined {
+  const known = replicaOf(record).otherPoints ?? {};
+  const points = machines.flatMap(({ name }) => {
+    const half = known[name]?.taken === false ? known[name].pointId : undefined;
+    const wanted = point ?? half;
+    return wanted === undefined ? [] : [[name, wanted] as const];
+  });
+  return points.length === 0 ? undefined : Object.fromEntries(points);
+}
+
+function forgetMachines(record: GroupRecord, names: readonly string[]): void {
+  const replica = replicaOf(record);
+  const restarts = Object.entries(replica.restarts ?? {}).filter(([name]) => !names.includes(name));
+  record.replica = {
+    ...replica,
+    machines: replica.machines.filter(({ name }) => !names.includes(name)),
+    machinesOff: replica.machinesOff.filter((name) => !names.includes(name)),
+    restarts: Object.fromEntries(restarts),
+  };
+}
+
 /** Those that run are in the operation, also when others failed again. */
 export function applyRetry(record: GroupRecord, operation: OperationState, outcome: RetryOutcome): void {
   const replica = replicaOf(record);
   const started = (operation.machines ?? []).map(({ name, machineId }) => ({ name, machineId }));
   const others = replica.machines.filter(({ name }) => !started.some((one) => one.name === name));
   const restarts = Object.entries(replica.restarts ?? {}).filter(([name]) => !started.some((one) => one.name === name));
+  const { otherPoints } = operation;
+  const taken = stepOf(operation, "take point") === "done";
+  const points = Object.entries(otherPoints ?? {}).map(([name, pointId]) => [name, { pointId, taken }] as const);
   record.replica = {
     ...replica,
+    ...(points.length === 0 ? {} : { otherPoints: { ...replica.otherPoints, ...Object.fromEntries(points) } }),
     restarts: Object.fromEntries(restarts),
     machines: [...others, ...started],
     machinesOff: replica.machinesOff.filter((name) => !started.some((one) => one.name === name)),

@@ -112,6 +112,8 @@ export interface ReplicaRecord {
   startedAtMs?: number;
   /** What the source wrote until the failover, and goes on with after an undo. */
   sourceBranch?: string;
+  /** By name: machines whose disks were told to go on from another point. Not `taken`: they are of no point until a retry has finished that. */
+  otherPoints?: Readonly<Record<string, { readonly pointId: string; readonly taken: boolean }>>;
   /** A move stopped it and was not carried through: it is to be opened again, for this operation. */
   reopen?: string;
   /** A move that nobody has to order. Tried once. */

@@ -4,7 +4,7 @@
  * A window ends at its time, or early when something changed that a person must know. Every await here may be interrupted by a
  * command; what is decided after one is decided from the record as it is then.
  */
-import { isCancellation, sleep } from "@temporalio/workflow";
+import { isCancellation, patched, sleep } from "@temporalio/workflow";
 import { CONDITIONS } from "#model/group-phase.ts";
 import { duration } from "#model/health.ts";
 import type { WatchInput, WatchResult } from "../activities/contract.ts";
@@ -132,15 +132,18 @@ export async function watchReplicaWindow(group: Group, windowMs: number | undefi
     },
   );
   const wasAway = replica.fault !== undefined;
-  const { fault: _fault, ...rest } = replica;
+  const changed = changedMeanwhile(record, replica);
+  const { fault: _fault, ...rest } = changed ?? replica;
   const next: ReplicaRecord = {
     ...rest,
-    machinesOff: result.machinesOff,
+    machinesOff: changed === undefined ? result.machinesOff : changed.machinesOff,
     uncommittedSinceMs: result.uncommittedSinceMs,
     ...(result.export === undefined ? {} : { export: result.export }),
     ...(result.fault === undefined ? {} : { fault: result.fault }),
   };
-  if (result.machinesDied !== undefined) next.restarts = restartsDue(next, result.machinesDied, now());
+  // Who looked did not look at what a retry has changed since: the next window does, at once.
+  if (result.machinesDied !== undefined && changed === undefined)
+    next.restarts = restartsDue(next, result.machinesDied, now());
   record.replica = next;
   if (result.export?.branch !== undefined) record.branch = result.export.branch;
   record.observedAtMs = now();
@@ -151,6 +154,13 @@ export async function watchReplicaWindow(group: Group, windowMs: number | undefi
   else if (result.fault === undefined) await restartDied(group);
   if (result.fault !== undefined)
     await sleep(UNREACHABLE_PAUSE_MS, { summary: `the replica cannot be seen: ${result.fault.code}` });
+}
+
+/** The replica as a retry has left it since `before` was read; undefined when it is the same. Written back as it was, it would lose the retry's machines. */
+function changedMeanwhile({ replica }: GroupRecord, before: ReplicaRecord): ReplicaRecord | undefined {
+  if (replica === undefined || replica === before || replica.operationId !== before.operationId) return undefined;
+  // Runs that have forgotten such machines already must go on as they did.
+  return patched("window-keeps-retried") ? replica : undefined;
 }
 
 /** Open the disks again on the same branch and start the machines; both find what is still there. */
@@ -176,11 +186,11 @@ async function bringBack(group: Group, replica: ReplicaRecord): Promise<void> {
         { site: record.targetSite, machineId },
         { ...at, summary: `start machine ${name} again` },
       );
-    const { reopen: _reopen, ...running } = replica;
+    const { reopen: _reopen, ...running } = changedMeanwhile(record, replica) ?? replica;
     record.replica = running;
   } catch (error) {
     if (isCancellation(error)) throw error;
-    record.replica = { ...replica, fault: faultOf(error).toJSON() };
+    record.replica = { ...(changedMeanwhile(record, replica) ?? replica), fault: faultOf(error).toJSON() };
     group.show();
   }
 }

@@ -240,6 +240,8 @@ export interface ReprotectRequest extends MoveRequest {
 export interface RetryRequest extends MoveRequest {
   /** Left out: all that are missing or off. */
   readonly machine?: string;
+  /** They go on from this one, as for a change of point; left out: from where the others do, or from what a retry before could not finish taking. */
+  readonly point?: string;
 }
 
 export interface ChangePointRequest extends MoveRequest {
@@ -325,6 +327,8 @@ export interface OperationState {
   readonly machines?: readonly ReplicaMachine[];
   readonly pointId?: string;
   readonly pointCutAtMs?: number;
+  /** retry: by machine, the id of the point that it goes on from, where that is not the others'. */
+  readonly otherPoints?: Readonly<Record<string, string>>;
   /** changePoint, undo: what they set aside. */
   readonly setAside?: SetAside;
   /** Of kind `plan`, whose `groupId` is empty. */

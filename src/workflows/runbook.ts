@@ -24,7 +24,7 @@ export interface Runbook {
   undo(step: string, work: () => Promise<void>): void;
   /** From here on nothing is undone: the operation's result stands whatever fails later. */
   keep(): void;
-  set(more: Pick<OperationState, "machines" | "pointId" | "pointCutAtMs" | "setAside">): void;
+  set(more: Pick<OperationState, "machines" | "otherPoints" | "pointId" | "pointCutAtMs" | "setAside">): void;
 }
 
 export interface RunResult {

@@ -33,7 +33,16 @@ const ORDERS_MAX = 3;
 type Name = keyof typeof JOURNEYS;
 /** Out and home by every move but one. */
 const CIRCLE: readonly Name[] = [
-  ...(["failover", "retry", "change-point", "undo", "test-failover", "planned-failover", "commit"] as const),
+  ...([
+    "failover",
+    "retry",
+    "retry-at-point",
+    "change-point",
+    "undo",
+    "test-failover",
+    "planned-failover",
+    "commit",
+  ] as const),
   ...(["reprotect", "failback", "commit", "reprotect", "unprotect"] as const),
 ];
 const FOR_GOOD: readonly Name[] = ["planned-failover", "commit", "unprotect-replica"];
@@ -121,13 +130,13 @@ async function make(lap: Lap, name: Name, index: number): Promise<void> {
   for (let order = 1; order <= ORDERS_MAX; order += 1) {
     await journey.prepare?.(of);
     await acknowledged(of);
-    const operationId = `${of.name}.${name}.${index}x${order}`;
+    const wanted = `${of.name}.${name}.${index}x${order}`;
     // The first steps, and a move of one step, are over in a moment: they are struck when the order is given.
     const [first] = lap.table.get(journey.move) ?? [];
     const atOnce = order === 1 && first !== undefined && steps.has(first.step);
-    const giving = ordered(of, journey, operationId);
+    const giving = ordered(of, journey, wanted);
     if (atOnce && blows.strike(role)) lap.hit(journey.move, first.step, "running");
-    await giving;
+    const operationId = await giving;
     const rest = new Set(order === 1 ? [...steps].filter((step) => !atOnce || step !== first.step) : []);
     const { operation, strikes } = await blows.follow(operationId, role, rest, async (seen) =>
       journey.during?.(of, seen),

@@ -60,6 +60,8 @@ interface World extends Store {
   cuts: Record<string, { barrier: number; cutAtMs: number }>;
   /** Moves of disks under way: where to, and how much is there. A quarter is copied at each look. */
   moves: Record<string, { url: string; copiedBytes: number }>;
+  /** By machine: the point that its disks take; done at the second look. */
+  takes: Record<string, { readonly requestId: string; readonly point: string; readonly done: boolean }>;
   /** By revision. */
   catalog: Map<number, JsonObject>;
   /** Kept records, by collection and name, then by number. */
@@ -77,6 +79,8 @@ export interface FakeSites {
   /** The same world for workers in another process. */
   readonly dependencies: ActivityDependencies;
   fail(rule: FailRule): void;
+  /** No rule of `fail` holds any more. */
+  mend(): void;
   /** From now on the first call of each kind and object acts, and its reply is lost: every one of them is made twice. */
   loseFirstReplies(): void;
   /** The source's site is gone: its process server and hypervisor cannot be reached. */
@@ -129,6 +133,7 @@ export function createFakeSites(options: {
     machines: {},
     cuts: {},
     moves: {},
+    takes: {},
     catalog: new Map(),
     kept: new Map(),
   };
@@ -385,6 +390,23 @@ export function createFakeSites(options: {
         }
         return exportOf(store, operationId);
       }),
+    takePoint: async ({ operationId, requestId, machine: name, point }) =>
+      await step(
+        "masterTarget.takePoint",
+        true,
+        () => {
+          reach(site);
+          exportOf(store, operationId);
+          if (world.machines[`${operationId}-${name}`] !== undefined)
+            throw new RangeError(`Disks of machine "${name}" are changed while there is a machine on them`);
+          const before = world.takes[name];
+          const repeat = before?.requestId === requestId;
+          const comparedBytes = repeat ? DISK_BYTES : DISK_BYTES / 2;
+          world.takes[name] = { requestId, point, done: repeat };
+          return { done: repeat, comparedBytes, totalBytes: DISK_BYTES, writtenBytes: 4096 };
+        },
+        `${requestId}`,
+      ),
     exportStatus: async ({ operationId }) =>
       await step("masterTarget.exportStatus", false, () => {
         reach(site);
@@ -540,7 +562,8 @@ export function createFakeSites(options: {
         ...(to === "running" ? { startedAtMs: Date.now() } : {}),
       });
     };
-    const assertMayRun = ({ id, disks, network }: World["machines"][string]): void => {
+    const assertMayRun = ({ id, name, disks, network }: World["machines"][string]): void => {
+      if (world.takes[name]?.done === false) throw new RangeError(`Machine "${id}" is started on disks of no point`);
       const { exports } = storeOf(site);
       const closed = Object.keys(exports).find(
         (one) => !exports[one]!.open && disks.some((disk) => disk.url.endsWith(`/fake/${one}`)),
@@ -671,6 +694,7 @@ export function createFakeSites(options: {
     activities: createActivities(dependencies),
     dependencies,
     fail: (rule) => void rules.push({ rule, seen: 0 }),
+    mend: () => void rules.splice(0),
     loseFirstReplies: () => {
       losingReplies = true;
       seenOnce.clear();

@@ -60,6 +60,13 @@ export interface Journey {
 
 const source = async (of: Traveller): Promise<void> => await freshPoint(of);
 
+async function pullPlug({ system: { client }, name, here }: Traveller): Promise<void> {
+  await until("the machine off", PATIENCE_MS, () => client.powerOffMachine(here.site, here.machineId));
+  await until("the group to see it", PATIENCE_MS, async () =>
+    (await client.group(name)).allowedOperations.includes("retry-member"),
+  );
+}
+
 export const JOURNEYS = {
   failover: {
     move: "failover",
@@ -88,19 +95,23 @@ export const JOURNEYS = {
   },
   retry: {
     move: "retry-member",
-    prepare: async (of) => {
-      const { client } = of.system;
-      await until("the machine off", PATIENCE_MS, () => client.powerOffMachine(of.here.site, of.here.machineId));
-      await until("the group to see it", PATIENCE_MS, async () =>
-        (await client.group(of.name)).allowedOperations.includes("retry-member"),
-      );
-    },
+    prepare: pullPlug,
     begin: async ({ system, replica = "" }, operationId) =>
       await system.client.retryOperation(replica, { operationId }),
     arrive: async (of, operation) => {
       assert.equal(operation.machines?.[0]?.machineId, of.here.machineId);
       // Its plug was pulled, and what it had acknowledged is in the overlay.
       await booted(of, "power cut");
+    },
+  },
+  "retry-at-point": {
+    move: "retry-at-point",
+    prepare: pullPlug,
+    begin: async ({ system, replica = "", bookmark }, operationId) =>
+      await system.client.retryOperation(replica, { operationId, point: `@before-${bookmark[0]}` }),
+    arrive: async (of, operation) => {
+      of.here = { site: of.here.site, machineId: machineOf(operation) };
+      of.acknowledged = await foundAtBookmark(of);
     },
   },
   "change-point": {
@@ -110,12 +121,7 @@ export const JOURNEYS = {
     arrive: async (of, operation) => {
       of.here = { site: "secondary", machineId: machineOf(operation) };
       of.replica = operation.operationId;
-      const found = await foundAtBoot(of);
-      assert.ok(
-        found[1] >= of.bookmark[0] && found[0] <= of.bookmark[1] + 1,
-        `found ${found.join()} at a point between ${of.bookmark.join()}`,
-      );
-      of.acknowledged = found[1]; // What it had written since is set aside.
+      of.acknowledged = await foundAtBookmark(of); // What it had written since is set aside.
     },
   },
   undo: {
@@ -261,6 +267,16 @@ async function booted(of: Traveller, how: "crash" | "power cut" | "shutdown"): P
   await until("the machine to go on", PATIENCE_MS, async () => (await acknowledged(of)) > second);
 }
 
+async function foundAtBookmark(of: Traveller): Promise<number> {
+  const [first, second] = await foundAtBoot(of);
+  const [before, after] = of.bookmark;
+  assert.ok(
+    second >= before && first <= after + 1,
+    `found ${first}, ${second} at a point between ${before} and ${after}`,
+  );
+  return second;
+}
+
 async function foundAtBoot(of: Traveller): Promise<readonly [number, number]> {
   const found = await until("the ledger at boot", PATIENCE_MS, async () => {
     const ledger = await readLedger(of.system.state, of.here.site, of.here.machineId);
@@ -323,19 +339,27 @@ async function disorder(of: Traveller): Promise<readonly string[]> {
     wrong.push(`active at ${group.activeSite}, runs at ${here.site}`);
   for (const site of SITES) {
     const machines = await system.client.machines(site);
-    const running = machines.filter(({ power }) => power !== "off");
+    // A former traveller's machine may go on where its protection has ended.
+    const own = machines.filter(({ operationId }) => ownedBy(name, operationId));
+    const running = own.filter(({ power }) => power !== "off");
     const wanted = site === here.site && !of.stopped ? [here.machineId] : [];
     if (running.map(({ id }) => id).join() !== wanted.join())
       wrong.push(`${site} runs ${running.map(described).join()}`);
-    const orphans = machines.filter(({ operationId }) => !of.done.has(operationId));
+    const orphans = own.filter(({ operationId }) => !of.done.has(operationId));
     if (orphans.length > 0) wrong.push(`orphans at ${site}: ${orphans.map(described).join()}`);
-    wrong.push(...exportsLeft(system.state, site, site === here.site ? replica : undefined));
+    wrong.push(...exportsLeft(of, site, site === here.site ? replica : undefined));
     const { guests, strays } = processesOf(system.state, site);
-    if (guests !== running.length) wrong.push(`${guests} machines' processes at ${site}`);
+    if (guests !== machines.filter(({ power }) => power !== "off").length)
+      wrong.push(`${guests} machines' processes at ${site}`);
     wrong.push(...strays.map((command) => `nobody's process at ${site}: ${command}`));
   }
   for (const id of await workflowsOf(of)) if (id !== `group/${name}`) wrong.push(`workflow ${id} still runs`);
   return wrong;
+}
+
+/** Its operations, and the one that made its machine at the source. */
+function ownedBy(name: string, operationId: string): boolean {
+  return operationId === `source-${name}` || operationId.startsWith(`${name}.`);
 }
 
 function described({ operationId, id, power }: Machine): string {
@@ -352,12 +376,16 @@ async function groupIfThere({ system, name }: Traveller): Promise<GroupView | un
 }
 
 /** Open exports, and overlays, but those of `wanted`. */
-function exportsLeft(state: string, site: SiteName, wanted: string | undefined): readonly string[] {
+function exportsLeft(
+  { system: { state }, name }: Traveller,
+  site: SiteName,
+  wanted: string | undefined,
+): readonly string[] {
   const folder = join(siteFolder(state, site), "master-target", "exports");
   const open: string[] = [];
   for (const file of readdirSync(folder).filter((one) => one.endsWith(".json"))) {
     const record = JSON.parse(readFileSync(join(folder, file), "utf8")) as { operationId: string; closed: boolean };
-    if (!record.closed) open.push(record.operationId);
+    if (!record.closed && ownedBy(name, record.operationId)) open.push(record.operationId);
   }
   const left = open.filter((one) => one !== wanted).map((one) => `export ${one} is open at ${site}`);
   return wanted === undefined || open.includes(wanted) ? left : [...left, `export ${wanted} is not open at ${site}`];
@@ -407,10 +435,17 @@ function procFile(pid: number, name: string): string {
   }
 }
 
-/** The order is given until it is taken, under one id: an answer that was lost is no second move. */
-export async function ordered(of: Traveller, journey: Journey, operationId: string): Promise<void> {
-  await until(`${journey.move} to be taken`, PATIENCE_MS, async () => {
-    await journey.begin(of, operationId);
-    return true;
+/** The order is given until it is taken: under one id, since an answer that was lost is no second move; under another after a refusal. Returns the id. */
+export async function ordered(of: Traveller, journey: Journey, operationId: string): Promise<string> {
+  let refusals = 0;
+  return await until(`${journey.move} to be taken`, PATIENCE_MS, async () => {
+    const id = refusals === 0 ? operationId : `${operationId}r${refusals}`;
+    try {
+      await journey.begin(of, id);
+    } catch (error) {
+      if (isFault(error) && error.code === "REFUSED") refusals += 1;
+      throw error;
+    }
+    return id;
   });
 }

@@ -60,6 +60,10 @@ export const MASTER_TARGET_METHODS: Readonly<Record<keyof MasterTarget, RelayMet
   expirePoints: { fields: { budgetMs: "number" }, bound: (params) => number(params["budgetMs"]) + STORE_MS },
   fence: { fields: { groupId: "string", operationId: "string", activeSite: "string" }, bound: store },
   openExport: { fields: { groupId: "string", operationId: "string", point: "string", mode: "string" }, bound: store },
+  takePoint: {
+    fields: { operationId: "string", requestId: "string", machine: "string", point: "string", waitMs: "number" },
+    bound: (params) => STORE_MS + number(params["waitMs"]),
+  },
   exportStatus: { fields: { operationId: "string" }, bound: quick, reads: true },
   closeExport: { fields: { operationId: "string", discard: "boolean" }, bound: store },
   listExports: { fields: {}, bound: quick, reads: true },
