@@ -1,5 +1,8 @@
 /** As record-histories.ts, for runs of recovery plans: `node scripts/record-plan-histories.ts`. */
 import { readFileSync } from "node:fs";
+import { CONTROL_QUEUE } from "../src/workflows/messages.ts";
+import { PLAN_WORKFLOWS } from "../src/workflows/plan-messages.ts";
+import { TARGET } from "../test/support/fake-sites.ts";
 import { openPlanHarness } from "../test/support/plan-harness.ts";
 import { nextNumber, recordHistories } from "./history-files.ts";
 
@@ -24,6 +27,16 @@ try {
     await harness.temporal.client.workflow.getHandle(`${workflowId}/janitor`).result();
     await recordHistories(harness.temporal, workflowId, `${number}-plan-${scene}`);
   }
+  const world = await harness.world(["db", "app"]);
+  world.drillOf(source);
+  const workflowId = `drill/${world.planName}`;
+  const drill = await harness.temporal.client.workflow.start(PLAN_WORKFLOWS.drDrill, {
+    workflowId,
+    taskQueue: CONTROL_QUEUE,
+    args: [{ plan: world.planName, site: TARGET, by: "recorder" }],
+  });
+  await drill.result();
+  await recordHistories(harness.temporal, workflowId, `${number}-drill`);
 } finally {
   await harness.stop();
 }

@@ -1,5 +1,6 @@
 /** Runs of recovery plans as Temporal has them. */
 import { WorkflowExecutionAlreadyStartedError, type Client } from "@temporalio/client";
+import { isFault } from "#model/fault.ts";
 import type { Clock } from "#ports/clock.ts";
 import { CONTROL_QUEUE, QUERIES, type OperationDone, type OperationState } from "../../workflows/messages.ts";
 import {
@@ -14,7 +15,7 @@ import { temporalCalls, type Called } from "../temporal-calls.ts";
 
 const ASK_MS = 30_000;
 const QUERY_MS = 7_000;
-const SHOWN = 50;
+const SHOWN = 20;
 
 export interface PlanRuns {
   /** Idempotent by operation id. */
@@ -23,7 +24,7 @@ export interface PlanRuns {
   state(plan: string, operationId: string): Promise<OperationState>;
   decide(plan: string, runId: string, request: DecideRequest): Promise<OperationDone>;
   cancel(plan: string, operationId: string): Promise<void>;
-  /** The newest 50, of all plans. */
+  /** The newest 20, of all plans; without those that cannot be asked, for they must not hide the others. */
   list(): Promise<readonly OperationState[]>;
 }
 
@@ -89,7 +90,17 @@ export function createPlanRuns(deps: {
         }
         return found;
       });
-      return await Promise.all(ids.map(async (id) => await state(id, id)));
+      const states = await Promise.all(
+        ids.map(async (id) => {
+          try {
+            return await state(id, id);
+          } catch (error) {
+            if (isFault(error, "NOT_FOUND") || isFault(error, "OPERATION_FAILED")) return undefined;
+            throw error;
+          }
+        }),
+      );
+      return states.filter((one) => one !== undefined);
     },
   };
 }
