@@ -7,7 +7,7 @@
  *                    due ───┘ a random moment before 2/3, so that roles enrolled in one hour do not ask in one minute
  * ```
  * The last third is for what may be in the way: control lost and adopted, a site that is down. Times are control's: whoever asks learns control's time
- * with the answer, and counts from there on (docs/decisions/0025-certificates-renew-themselves.md).
+ * with the answer, and counts from there on (docs/decisions/0027-certificates-renew-themselves.md).
  */
 export interface CertificateLife {
   readonly notBeforeMs: number;
