@@ -87,6 +87,8 @@ test("over a link, everything that changes something is checked, reading is not,
   const params = {
     groupId: "web",
     operationId: "o",
+    requestId: "r",
+    machine: "m",
     activeSite: "s",
     cursor: "",
     waitMs: 0,

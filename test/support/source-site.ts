@@ -193,7 +193,11 @@ async function startMachine(options: {
         },
         startLane: (target) =>
           threads
-            ? startLaneThread(main("agent-lane"), config, target)
+            ? startLaneThread(
+                main("agent-lane"),
+                { site: "primary", role: "agent", name, files: config.identity },
+                target,
+              )
             : openSweepLane({ link, log: testLog.child({ role: "lane", machine: name }), ...target }),
         laneCount: 2,
         reportMs: 300,
