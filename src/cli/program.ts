@@ -4,6 +4,7 @@ import { Command, CommanderError } from "commander";
 import { Fault, FAULTS } from "#model/fault.ts";
 import { addGroupCommands } from "./group-commands.ts";
 import { addMoveCommands } from "./move-commands.ts";
+import { addOperationCommands } from "./operation-commands.ts";
 import { addDrillCommands } from "./drill-commands.ts";
 import { addPlanCommands } from "./plan-commands.ts";
 import { addStoreCommands } from "./store-commands.ts";
@@ -43,6 +44,7 @@ export function createProgram(dependencies: CliDependencies): Command {
   addSystemCommands(program, dependencies);
   addGroupCommands(program, dependencies);
   addMoveCommands(program, dependencies);
+  addOperationCommands(program, dependencies);
   addPlanCommands(program, dependencies);
   addDrillCommands(program, dependencies);
   addStoreCommands(program, dependencies);

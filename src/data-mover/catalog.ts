@@ -9,13 +9,13 @@
 import { Fault, isFault } from "#model/fault.ts";
 import { decodeCatalogEntry, encodeCatalogEntry, type CatalogEntry } from "#model/format/catalog-entry.ts";
 import { diskNames, groupNames, parseNumbered, storeNames } from "#model/format/object-names.ts";
+import type { Mac } from "#model/format/mac-record.ts";
 import {
   decodeBarrier,
   decodeGroupClaim,
   type BarrierRecord,
   type DiskClaim,
   type GroupClaim,
-  type Mac,
 } from "#model/format/records.ts";
 import { listNumbers, readHighestClaim } from "./claims.ts";
 import { createOnce } from "./create-once.ts";

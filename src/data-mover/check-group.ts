@@ -4,6 +4,7 @@
  */
 import { decodeRecord } from "#model/format/json-record.ts";
 import { formatPointId, groupNames, parsePointId } from "#model/format/object-names.ts";
+import type { Mac } from "#model/format/mac-record.ts";
 import {
   decodeBarrier,
   decodeGroupClaim,
@@ -13,7 +14,6 @@ import {
   encodePoint,
   type BarrierMember,
   type BarrierRecord,
-  type Mac,
   type PointRecord,
 } from "#model/format/records.ts";
 import type { CommitFacts, HeldAnchor } from "./check-branch.ts";

@@ -8,7 +8,7 @@ import { isFault, type Fault } from "#model/fault.ts";
 import { decodeKeptRecord, encodeKeptRecord, type KeptCollection, type KeptRecord } from "#model/format/kept-record.ts";
 import { canonicalJson, damagedRecord } from "#model/format/json-record.ts";
 import { parseNumbered, storeNames } from "#model/format/object-names.ts";
-import type { Mac } from "#model/format/records.ts";
+import type { Mac } from "#model/format/mac-record.ts";
 import { createOnce } from "./create-once.ts";
 import { readIfThere, storeOptions, withRetries, type StoreContext } from "./disk-context.ts";
 

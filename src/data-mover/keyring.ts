@@ -14,7 +14,7 @@ import { createCipheriv, createDecipheriv, createHmac, createSecretKey, type Key
 import { Fault, isFault } from "#model/fault.ts";
 import type { Cipher } from "#model/format/header.ts";
 import { diskNames } from "#model/format/object-names.ts";
-import type { Mac } from "#model/format/records.ts";
+import type { Mac } from "#model/format/mac-record.ts";
 import {
   CANARY_ID,
   decodeWrappedKey,

@@ -10,13 +10,13 @@
  */
 import { Fault, isFault } from "#model/fault.ts";
 import { formatPointId, parsePointId } from "#model/format/object-names.ts";
+import type { Mac } from "#model/format/mac-record.ts";
 import {
   decodePoint,
   encodePoint,
   type BarrierMember,
   type BarrierRecord,
   type BranchOrigin,
-  type Mac,
   type PointRecord,
 } from "#model/format/records.ts";
 import { type ExpiryStop, planRetention, textOfKeeping } from "#model/retention/plan.ts";

@@ -18,7 +18,7 @@ import { createCipheriv, createDecipheriv, createHmac, createSecretKey, hkdfSync
 import { Fault } from "#model/fault.ts";
 import { FRAME_NONCE_BYTES } from "#model/format/frame-binding.ts";
 import type { Cipher } from "#model/format/header.ts";
-import type { Mac } from "#model/format/records.ts";
+import type { Mac } from "#model/format/mac-record.ts";
 
 const ALGORITHM = "aes-256-gcm";
 export const TAG_BYTES = 16;

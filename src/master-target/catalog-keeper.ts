@@ -4,7 +4,7 @@ import { decodeSealedKeys, encodeSealedKeys } from "#model/format/control-record
 import { isName } from "#model/format/fields.ts";
 import { isKeptCollection, KEPT_COLLECTIONS } from "#model/format/kept-record.ts";
 import { storeNames } from "#model/format/object-names.ts";
-import type { Mac } from "#model/format/records.ts";
+import type { Mac } from "#model/format/mac-record.ts";
 import type { CatalogedGroup, MasterTarget } from "#ports/master-target.ts";
 import { readCatalog, readStanding, writeCatalogEntry, type CatalogGroup } from "../data-mover/catalog.ts";
 import { listNumbers } from "../data-mover/claims.ts";

@@ -10,7 +10,7 @@ import { createHmac } from "node:crypto";
 import { Fault, isFault } from "#model/fault.ts";
 import { isName } from "#model/format/fields.ts";
 import { storeNames } from "#model/format/object-names.ts";
-import type { Mac } from "#model/format/records.ts";
+import type { Mac } from "#model/format/mac-record.ts";
 import { DEFAULT_RETENTION } from "#model/retention/policy.ts";
 import type { Log } from "#ports/log.ts";
 import type { ExportStatus, GroupDisk, MasterTarget } from "#ports/master-target.ts";

@@ -9,7 +9,7 @@
  * - one pass at a time; a fence ends it. A pass that ran out of its time goes on with the next.
  */
 import { isFault, type FaultJson } from "#model/fault.ts";
-import type { Mac } from "#model/format/records.ts";
+import type { Mac } from "#model/format/mac-record.ts";
 import type { ExpiryStop } from "#model/retention/plan.ts";
 import { HOUR_MS, retentionOf, type RetentionPolicy } from "#model/retention/policy.ts";
 import type { Log } from "#ports/log.ts";

@@ -143,7 +143,7 @@ export async function runExport(environment: ExportEnvironment): Promise<Running
   });
   let last: ExportFigures | undefined;
   /** One at a time, by its request. */
-  let taking: { readonly requestId: string; readonly work: PointTaking } | undefined;
+  let taking: { readonly requestId: string; readonly begun: Promise<PointTaking> } | undefined;
 
   const beginTakingPoint = async (pointId: string, members: readonly PointMember[]): Promise<PointTaking> => {
     const wanted = served.flatMap((one) => {
@@ -172,16 +172,22 @@ export async function runExport(environment: ExportEnvironment): Promise<Running
   return {
     figures: () => last ?? figuresNow(),
     async takePoint({ requestId, pointId, members, waitMs }) {
-      if (taking?.requestId !== requestId) {
-        await taking?.work.ended.catch(() => undefined); // Who asked for that has heard of it, or asks for this now.
-        taking = { requestId, work: await beginTakingPoint(pointId, members) };
+      // Who asked for another point has heard how that ended, or asks for this one now.
+      while (taking !== undefined && taking.requestId !== requestId) {
+        const other = taking;
+        await other.begun.then(({ ended }) => ended).catch(() => undefined);
+        if (taking === other) taking = undefined;
       }
-      const { work } = taking;
+      // Known before it has begun: an impatient repeat finds it.
+      const mine = (taking ??= { requestId, begun: beginTakingPoint(pointId, members) });
       const patience = new AbortController();
+      const waited = clock.sleep(waitMs, patience.signal).catch(() => undefined); // Ended by us, below.
+      let work: PointTaking;
       try {
-        await Promise.race([work.ended, clock.sleep(waitMs, patience.signal).catch(() => undefined)]);
+        work = await mine.begun;
+        await Promise.race([work.ended, waited]);
       } catch (error) {
-        taking = undefined; // Asked again it begins anew.
+        if (taking === mine) taking = undefined; // Asked again it begins anew.
         throw error;
       } finally {
         patience.abort();

@@ -2,7 +2,8 @@
  * The cutting loop of a group: settle, prepare, sweep, cut, ship, again. It goes on while the WAN is down, as long as the spool has room.
  *
  * Invariants:
- * - no cut before every member is settled: an open cycle at a tap that we do not keep is discarded first;
+ * - no cut before every member is settled and every resync that is called for has been taken note of, as of the moment in which the cycle begins: an
+ *   open cycle at a tap that we do not keep is discarded first;
  * - a number is durable here before a cycle begins, and is given to one cycle only;
  * - lanes have stopped and all their frames were counted before the cut of their cycle;
  * - whatever fails, the cycle is given up and its block sets return to the taps: nothing is lost, points are missing.
@@ -10,6 +11,7 @@
 import { isPoint } from "#model/cycle-rules.ts";
 import { Fault, isFault } from "#model/fault.ts";
 import type { JsonValue } from "#model/json.ts";
+import type { ReplicationOrder } from "#ports/replication.ts";
 import type { AgentDisk, Settlement } from "#ports/source-link.ts";
 import { readAgentDisks, readSweptDisks } from "./agent-registry.ts";
 import { beginCompares, comparable, noteSwept, noteSynced } from "./compare.ts";
@@ -70,6 +72,7 @@ async function oneStep(group: GroupContext): Promise<number> {
   await settleAll(group, members);
   if (await resyncDisks(group)) return 0;
   const before = await prepare(group, members);
+  if (isOvertaken(group, order, members)) return 0;
   const remaining = sum(before, (disk) => disk.remainingBytes);
   noteSynced(group, before);
   if (group.syncTotalBytes === 0 && remaining > 0) {
@@ -105,6 +108,19 @@ async function oneStep(group: GroupContext): Promise<number> {
   }
   await runCycle(group, members, before, remaining > 0);
   return 0;
+}
+
+/**
+ * While the members answered, the order may have changed, a new stream may have called for a resync, or cycles may have been given up. What they said is
+ * about the time before: a cycle that began now would be a point without what is to be compared, or without what the cycles given up held. From here
+ * until the new cycle stands in the group's list nothing is awaited; from then on whatever overtakes it gives it up.
+ */
+function isOvertaken(group: GroupContext, order: ReplicationOrder, members: readonly CutMember[]): boolean {
+  return (
+    group.order !== order ||
+    Object.keys(group.file.memory.resyncs).length > 0 ||
+    members.some(({ agent }) => !group.settled.has(agent.hello.sessionId))
+  );
 }
 
 async function runCycle(

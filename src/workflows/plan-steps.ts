@@ -119,7 +119,7 @@ async function inBudget<T>(world: StepWorld, step: PlanStep, work: () => Promise
     await sleep(step.budgetMs, { summary: `budget of ${step.id}`.slice(0, 200) });
     return true;
   });
-  isOver.catch(() => undefined);
+  isOver.catch(() => undefined); // The timer of a step that ended in time is cancelled.
   try {
     if (await Promise.race([working.then(() => false), isOver])) {
       const over = `over its budget of ${duration(step.budgetMs)}`;
@@ -148,7 +148,7 @@ async function askOverrun(
     async () =>
       await ask(run, step.id, { choices: ["approve", "reject"], text: `${step.id} is ${over}: wait on, or stop it?` }),
   );
-  question.catch(() => undefined);
+  question.catch(() => undefined); // Cancelled when the step ends before anybody answers.
   const settled = working.then(
     () => undefined,
     () => undefined,
@@ -160,7 +160,7 @@ async function askOverrun(
 
 async function stopped(scope: CancellationScope, working: Promise<unknown>, step: PlanStep): Promise<OverBudget> {
   scope.cancel();
-  await working.catch(() => undefined);
+  await working.catch(() => undefined); // How it ended: because it was stopped, which is what is told.
   return new OverBudget(step);
 }
 

@@ -3,7 +3,7 @@ import { createHmac, randomUUID } from "node:crypto";
 import { test } from "node:test";
 import { isFault, type FaultCode } from "#model/fault.ts";
 import { storeNames } from "#model/format/object-names.ts";
-import type { Mac } from "#model/format/records.ts";
+import type { Mac } from "#model/format/mac-record.ts";
 import type { ObjectStore } from "#ports/object-store.ts";
 import { memoryStore } from "../../src/adapters/memory/memory-store.ts";
 import { readCatalog, readStanding, writeCatalogEntry } from "../../src/data-mover/catalog.ts";

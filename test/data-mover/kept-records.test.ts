@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { createHmac } from "node:crypto";
 import { test } from "node:test";
 import { storeNames } from "#model/format/object-names.ts";
-import type { Mac } from "#model/format/records.ts";
+import type { Mac } from "#model/format/mac-record.ts";
 import { keepRecord, readKeptRecords } from "../../src/data-mover/kept-records.ts";
 import { commitFixture } from "./commit-fixture.ts";
 

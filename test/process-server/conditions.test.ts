@@ -11,7 +11,7 @@ import { Redis } from "ioredis";
 import { Fault } from "#model/fault.ts";
 import type { ReplicationOrder } from "#ports/replication.ts";
 import { SECTOR } from "../capture/write-history.ts";
-import { startFakeMover, type FakeMover } from "../support/fake-mover.ts";
+import { startFakeMover, type FakeMover, type FakePoint } from "../support/fake-mover.ts";
 import { createSiteCache } from "../../src/process-server/site-cache.ts";
 import {
   eventually,
@@ -44,6 +44,7 @@ async function one(
     readonly order?: Partial<ReplicationOrder>;
     readonly commit?: () => Promise<void>;
     readonly storeId?: string;
+    readonly onPoint?: (point: FakePoint) => void;
   } = {},
 ): Promise<One> {
   const site = await startSourceSite(options);
@@ -51,6 +52,7 @@ async function one(
   const mover = await startFakeMover({
     link: await site.authority.link("secondary", "master-target", "mt"),
     ...(options.storeId === undefined ? {} : { storeId: options.storeId }),
+    ...(options.onPoint === undefined ? {} : { onPoint: options.onPoint }),
     onStep: async (step) => {
       if (step === "commit") await options.commit?.();
     },
@@ -309,6 +311,90 @@ test(
     await put({ groupEpoch: 3, branch: "r-1" });
     await eventually("a point here", () => mover.points > points);
     same(mover);
+  },
+);
+
+/** The next answer to `agent.prepare` is held from `arm` to `release`; `held` says whether one is. */
+function heldPrepare() {
+  let armed = false;
+  let waiting: (() => void) | undefined;
+  return {
+    arm: () => void (armed = true),
+    held: () => waiting !== undefined,
+    release() {
+      armed = false;
+      waiting?.();
+    },
+    async onAgentAnswer(method: string): Promise<void> {
+      if (!armed || method !== "agent.prepare") return;
+      await new Promise<void>((resolve) => (waiting = resolve));
+    },
+  };
+}
+
+function memoryOf(site: SourceSite): { readonly cycle: number; readonly storeId: string } {
+  const text = readFileSync(join(site.folder, "ps", "groups", "group.json"), "utf8");
+  return JSON.parse(text) as { cycle: number; storeId: string };
+}
+
+test(
+  "another store is found while the taps are asked what they have: the cycle that was about to begin is no point of it",
+  { timeout: 60_000 },
+  async (t) => {
+    const gate = heldPrepare();
+    const { site, machine, put, write, cut } = await one(t, { storeId: "store-a", onAgentAnswer: gate.onAgentAnswer });
+    await write(7, numbered(1, 1, 7));
+    await cut();
+    const points: Buffer[] = [];
+    const theirs = await startFakeMover({
+      link: await site.authority.link("primary", "master-target", "mt"),
+      storeId: "store-b",
+      onPoint: ({ images }) => points.push(images.get("disk")!),
+    });
+    t.after(() => theirs.close());
+    theirs.has("disk", numbered(9, BLOCKS), 10_000);
+    gate.arm();
+    await eventually("an answer is held", gate.held);
+    await put({ target: { site: "primary", host: "127.0.0.1", port: theirs.port }, groupEpoch: 2 });
+    await eventually("the other store is known", () => memoryOf(site).storeId === "store-b");
+    gate.release();
+    await eventually("a point there", () => points.length > 0);
+    assert.ok(points[0]!.equals(readFileSync(machine.images[0]!)), "its first point is the source");
+    assert.deepEqual(theirs.errors, []);
+  },
+);
+
+test(
+  "cycles are given up while the taps are asked what they have: the next point has their blocks",
+  { timeout: 60_000 },
+  async (t) => {
+    const gate = heldPrepare();
+    const points: Buffer[] = [];
+    const { site, mover, machine, write, cut } = await one(t, {
+      onAgentAnswer: gate.onAgentAnswer,
+      onPoint: ({ images }) => points.push(Buffer.from(images.get("disk")!)),
+    });
+    await write(7, numbered(1, 1, 7));
+    await cut();
+    await mover.goAway();
+    await write(8, numbered(2, 1, 8));
+    const { cycle } = memoryOf(site);
+    await eventually("it is cut without the target", () => memoryOf(site).cycle > cycle + 1);
+    gate.arm();
+    await eventually("an answer is held", gate.held);
+    // Somebody else has gone on with what the target had.
+    mover.has("disk", Buffer.from(mover.images.get("disk")!), 10_000);
+    points.length = 0;
+    await mover.comeBack();
+    await eventually("the store has been asked", () => memoryOf(site).cycle >= 10_000);
+    gate.release();
+    await write(9, numbered(3, 1, 9));
+    await eventually("a point", () => points.length > 0);
+    const source = readFileSync(machine.images[0]!);
+    const block8 = (image: Buffer): Buffer => image.subarray(8 * BLOCK, 9 * BLOCK);
+    assert.ok(block8(points[0]!).equals(block8(source)), "its first point has what was cut and given up");
+    await cut();
+    assert.ok(mover.images.get("disk")!.equals(readFileSync(machine.images[0]!)));
   },
 );
 

@@ -18,7 +18,7 @@ import { createCompressPool } from "../../src/process-server/compress-pool.ts";
 import { startProcessServer, type RunningProcessServer } from "../../src/process-server/process-server.ts";
 import { noSiteCache, type SiteCache } from "../../src/process-server/site-cache.ts";
 import { Fault } from "#model/fault.ts";
-import type { Link } from "#ports/link.ts";
+import type { Link, Peer } from "#ports/link.ts";
 import type { ReplicationOrder, SignedOrder } from "#ports/replication.ts";
 import type { HistoryDisk } from "../capture/write-history.ts";
 import { SECTOR } from "../capture/write-history.ts";
@@ -62,6 +62,8 @@ export interface SiteOptions {
   readonly spoolBytesMax?: number;
   readonly frozenBytesMax?: number;
   readonly cache?: SiteCache;
+  /** An agent has answered; the process server hears it when this settles. */
+  readonly onAgentAnswer?: (method: string) => Promise<void>;
 }
 
 export async function startSourceSite(options: SiteOptions = {}): Promise<SourceSite> {
@@ -70,7 +72,7 @@ export async function startSourceSite(options: SiteOptions = {}): Promise<Source
   const keys = generateKeyPairSync("ed25519");
   const orderKey = keys.publicKey.export({ type: "spki", format: "pem" }).toString();
   const pool = createCompressPool(new URL("../../src/process-server/compress-worker.ts", import.meta.url), 2);
-  const psLink = await authority.link("primary", "process-server", "ps");
+  const psLink = heldAnswers(await authority.link("primary", "process-server", "ps"), options.onAgentAnswer);
   const cleanups: (() => Promise<void>)[] = [];
   let processServer: RunningProcessServer | undefined;
   let port = 0;
@@ -280,6 +282,20 @@ async function startMachine(options: {
       flush: () => request((client) => client.flush()),
     };
   }
+}
+
+/** A link whose accepted peers' answers go through `held`. */
+function heldAnswers(link: Link, held: SiteOptions["onAgentAnswer"]): Link {
+  if (held === undefined) return link;
+  const holding = (peer: Peer): Peer =>
+    Object.assign(Object.create(peer) as Peer, {
+      async call(...args: Parameters<Peer["call"]>) {
+        const answer = await peer.call(...args);
+        await held(args[0]);
+        return answer;
+      },
+    });
+  return { ...link, listen: (address, accept) => link.listen(address, (peer) => accept(holding(peer))) };
 }
 
 export function testOrder(

@@ -24,8 +24,11 @@ const OUTPUT_BYTES = 4_096;
 const NOBODY = 65_534;
 /** Answers of attempts are kept this long: nobody repeats one after that. */
 const KEPT_MS = 7 * 86_400_000;
-/** No core files, files of at most 1 GiB (blocks of 512 bytes), 1,024 open at a time. */
-const LIMITS = 'ulimit -c 0; ulimit -f 2097152; ulimit -n 1024; exec "$@"';
+/**
+ * No core files, files of at most 1 GiB (blocks of 512 bytes), 1,024 open at a time. It begins with the first line of its input, which comes when it is
+ * known whom to end: a worker that dies before has started nothing. `read` takes no byte behind the line.
+ */
+const LIMITS = 'ulimit -c 0; ulimit -f 2097152; ulimit -n 1024; read -r _ || exit 125; exec "$@"';
 
 export interface ScriptRequest {
   readonly id: string;
@@ -37,6 +40,8 @@ export interface ScriptRequest {
 interface Started {
   readonly pid: number;
   readonly at: string;
+  /** Its folder: goes with it. */
+  readonly place: string;
 }
 
 interface Ended {
@@ -60,7 +65,10 @@ export function scriptRunner(folder: string) {
 
 async function runOnce({ id, call, context }: ScriptRequest, memory: string, signal: AbortSignal): Promise<Ended> {
   const before = await readJson<Started>(join(memory, "started.json"));
-  if (before !== undefined) await endGroup(before);
+  if (before !== undefined) {
+    await endGroup(before);
+    await rm(before.place, { recursive: true, force: true });
+  }
   signal.throwIfAborted();
   const place = await mkdtemp(join(tmpdir(), "leeward-action-"));
   try {
@@ -104,7 +112,6 @@ async function runProcess(
   child.stderr.on("data", take);
   // A script that does not read its input is none of our business.
   child.stdin.on("error", () => undefined);
-  child.stdin.end(`${JSON.stringify(context)}\n`);
   let late = false;
   const { pid } = child;
   const kill = (): void => {
@@ -123,7 +130,8 @@ async function runProcess(
     });
     exit.catch(() => undefined); // Awaited below.
     const at = pid === undefined ? undefined : await startOf(pid);
-    if (pid !== undefined && at !== undefined) await writeJson(join(memory, "started.json"), { pid, at });
+    if (pid !== undefined && at !== undefined) await writeJson(join(memory, "started.json"), { pid, at, place });
+    child.stdin.end(`begin\n${JSON.stringify(context)}\n`);
     const { code, signal: name } = await exit;
     // What it left in the background goes with it.
     kill();

@@ -29,10 +29,14 @@ interface Waiting {
   readonly fail: (fault: Fault) => void;
 }
 
-const ANSWER_MS = 5_000;
+/**
+ * QEMU answers nothing while it waits for requests in flight to end, at a pivot or a reset for example; with an export that is being started again behind one
+ * of them, that is as long as the start takes.
+ */
+const ANSWER_MS = 30_000;
 
-/** Connect and negotiate. */
-export async function openControlSocket(path: string): Promise<ControlSocket> {
+/** Connect and negotiate. `answerMs`: patience with each answer for which no other is given. Throws HYPERVISOR_UNAVAILABLE. */
+export async function openControlSocket(path: string, answerMs = ANSWER_MS): Promise<ControlSocket> {
   const socket = connect({ path });
   let waiting: Waiting | undefined;
   let ended: Fault | undefined;
@@ -74,7 +78,7 @@ export async function openControlSocket(path: string): Promise<ControlSocket> {
     socket.write(`${JSON.stringify({ execute: command, arguments: options.arguments ?? {}, id })}\n`);
     const { error, return: result } = await receive(
       command,
-      options.timeoutMs ?? ANSWER_MS,
+      options.timeoutMs ?? answerMs,
       (message) => message.id === id,
     );
     if (error !== undefined) throw unavailable(`QEMU refused "${command}": ${error.desc}`);
@@ -82,7 +86,7 @@ export async function openControlSocket(path: string): Promise<ControlSocket> {
   };
 
   try {
-    await receive("greeting", ANSWER_MS, (message) => message.QMP !== undefined);
+    await receive("greeting", answerMs, (message) => message.QMP !== undefined);
     await execute("qmp_capabilities");
   } catch (error) {
     socket.destroy();

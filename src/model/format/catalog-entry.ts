@@ -8,18 +8,8 @@
  *
  * Source: docs/format.md, "Catalog".
  */
-import { toHex } from "./fields.ts";
-import {
-  canonicalJson,
-  damagedRecord,
-  decodeRecord,
-  encodeRecord,
-  memberObject,
-  RECORD_FORMAT,
-  recordFields,
-} from "./json-record.ts";
-import type { Mac } from "./records.ts";
-import { utf8Bytes } from "./utf8.ts";
+import { memberObject, recordFields } from "./json-record.ts";
+import { decodeMacRecord, encodeMacRecord, type Mac } from "./mac-record.ts";
 import type { JsonObject } from "../json.ts";
 
 export interface CatalogEntry {
@@ -29,16 +19,13 @@ export interface CatalogEntry {
   readonly record: JsonObject;
 }
 
-/** The MAC covers the canonical JSON of everything but itself. */
 export function encodeCatalogEntry(entry: CatalogEntry, mac: Mac): Uint8Array {
-  return encodeRecord({ ...entry, mac: macOf({ format: RECORD_FORMAT, ...entry }, mac) });
+  return encodeMacRecord(entry, mac);
 }
 
 /** Without `mac` it is not checked who wrote it. Throws OBJECT_CORRUPT, FORMAT_UNSUPPORTED. */
 export function decodeCatalogEntry(data: Uint8Array, key: string, mac?: Mac): CatalogEntry {
-  const json = decodeRecord(data, key);
-  const { mac: stored, ...rest } = json;
-  if (mac !== undefined && stored !== macOf(rest, mac)) throw damagedRecord(key, "its MAC does not hold");
+  const json = decodeMacRecord(data, key, mac);
   const read = recordFields(json, key);
   return {
     groupId: read.text("groupId"),
@@ -46,8 +33,4 @@ export function decodeCatalogEntry(data: Uint8Array, key: string, mac?: Mac): Ca
     writtenAtMs: read.number("writtenAtMs"),
     record: memberObject(json["record"], key, "record"),
   };
-}
-
-function macOf(fields: object, mac: Mac): string {
-  return toHex(mac(utf8Bytes(canonicalJson(fields))));
 }

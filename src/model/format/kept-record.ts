@@ -6,18 +6,8 @@
  *
  * Source: docs/format.md, "Catalog".
  */
-import { toHex } from "./fields.ts";
-import {
-  canonicalJson,
-  damagedRecord,
-  decodeRecord,
-  encodeRecord,
-  memberObject,
-  RECORD_FORMAT,
-  recordFields,
-} from "./json-record.ts";
-import type { Mac } from "./records.ts";
-import { utf8Bytes } from "./utf8.ts";
+import { damagedRecord, memberObject, recordFields } from "./json-record.ts";
+import { decodeMacRecord, encodeMacRecord, type Mac } from "./mac-record.ts";
 import type { JsonObject } from "../json.ts";
 
 export const KEPT_COLLECTIONS = ["plans", "runs"] as const;
@@ -36,14 +26,12 @@ export function isKeptCollection(value: unknown): value is KeptCollection {
 }
 
 export function encodeKeptRecord(kept: KeptRecord, mac: Mac): Uint8Array {
-  return encodeRecord({ ...kept, mac: macOf({ format: RECORD_FORMAT, ...kept }, mac) });
+  return encodeMacRecord(kept, mac);
 }
 
 /** Throws OBJECT_CORRUPT, FORMAT_UNSUPPORTED. */
 export function decodeKeptRecord(data: Uint8Array, key: string, mac: Mac): KeptRecord {
-  const json = decodeRecord(data, key);
-  const { mac: stored, ...rest } = json;
-  if (stored !== macOf(rest, mac)) throw damagedRecord(key, "its MAC does not hold");
+  const json = decodeMacRecord(data, key, mac);
   const read = recordFields(json, key);
   const collection = json["collection"];
   if (!isKeptCollection(collection)) throw damagedRecord(key, '"collection" has an impossible value');
@@ -54,8 +42,4 @@ export function decodeKeptRecord(data: Uint8Array, key: string, mac: Mac): KeptR
     writtenAtMs: read.number("writtenAtMs"),
     record: memberObject(json["record"], key, "record"),
   };
-}
-
-function macOf(fields: object, mac: Mac): string {
-  return toHex(mac(utf8Bytes(canonicalJson(fields))));
 }

@@ -15,19 +15,11 @@
  */
 import type { JsonObject } from "../json.ts";
 import { SHARDS_MAX } from "../shard-map.ts";
-import { isName, toHex } from "./fields.ts";
-import {
-  canonicalJson,
-  damagedRecord,
-  decodeRecord,
-  encodeRecord,
-  memberObject,
-  RECORD_FORMAT,
-  recordFields,
-} from "./json-record.ts";
+import { isName } from "./fields.ts";
+import { damagedRecord, memberObject, RECORD_FORMAT, recordFields } from "./json-record.ts";
 import { ledgerFrom, type LedgerRecord, ledgerToJson } from "./ledger-record.ts";
-import { isBranchId, isCommitHash, isDiskId, type Mac } from "./records.ts";
-import { utf8Bytes } from "./utf8.ts";
+import { decodeMacRecord, encodeMacRecord, type Mac } from "./mac-record.ts";
+import { isBranchId, isCommitHash, isDiskId } from "./records.ts";
 
 /** One object `maps/{shard}/{name}`. */
 export interface MapReference {
@@ -93,14 +85,12 @@ export function encodeManifest(manifest: Manifest, mac: Mac): Uint8Array {
   const { ledger, ...plain } = manifest;
   const format = ledger === undefined ? RECORD_FORMAT : LEDGER_FORMAT;
   const record = { format, ...plain, maps, anchors, ...(ledger !== undefined && { ledger: ledgerToJson(ledger) }) };
-  return encodeRecord({ ...record, mac: macOf(record, mac) });
+  return encodeMacRecord(record, mac);
 }
 
 /** `mac` undefined: who wrote it is not checked. Throws OBJECT_CORRUPT (also when the MAC does not hold), FORMAT_UNSUPPORTED. */
 export function decodeManifest(data: Uint8Array, key: string, mac: Mac | undefined): Manifest {
-  const json = decodeRecord(data, key, LEDGER_FORMAT);
-  const { mac: stored, ...rest } = json;
-  if (mac !== undefined && stored !== macOf(rest, mac)) throw damagedRecord(key, "its MAC does not hold");
+  const json = decodeMacRecord(data, key, mac, LEDGER_FORMAT);
   const read = recordFields(json, key);
   const maps = read.list("maps", (value) => mapReference(memberObject(value, key, "map"), key));
   return {
@@ -150,8 +140,4 @@ function mapReference(json: JsonObject, key: string): MapReference {
     head: read.text("head", isCommitHash),
     bytes: read.number("bytes"),
   };
-}
-
-function macOf(record: object, mac: Mac): string {
-  return toHex(mac(utf8Bytes(canonicalJson(record))));
 }

@@ -7,18 +7,10 @@
  * Source: docs/format.md, "Records".
  */
 import { Fault } from "../fault.ts";
-import { isName, isUuid, toHex } from "./fields.ts";
+import { isName, isUuid } from "./fields.ts";
 import { MAX_BRANCH_ID_LENGTH, MAX_DISK_ID_LENGTH } from "./header.ts";
-import {
-  canonicalJson,
-  damagedRecord,
-  decodeRecord,
-  encodeRecord,
-  memberObject,
-  RECORD_FORMAT,
-  recordFields,
-} from "./json-record.ts";
-import { utf8Bytes } from "./utf8.ts";
+import { damagedRecord, decodeRecord, encodeRecord, memberObject, recordFields } from "./json-record.ts";
+import { decodeMacRecord, encodeMacRecord, type Mac } from "./mac-record.ts";
 import type { JsonObject } from "../json.ts";
 
 /** `store.json`: this prefix is a replica store. */
@@ -97,9 +89,6 @@ export interface PointRecord {
   readonly operation: string;
   readonly createdAtMs: number;
 }
-
-/** Keyed MAC over the bytes of a point; HMAC-SHA-256, or nothing where the store is not encrypted. */
-export type Mac = (data: Uint8Array) => Uint8Array;
 
 export const encodeStoreRecord = (record: StoreRecord): Uint8Array => encodeRecord(record);
 export const encodeDiskClaim = (record: DiskClaim): Uint8Array => encodeRecord(record);
@@ -183,16 +172,11 @@ export function decodeBarrier(data: Uint8Array, key: string): BarrierRecord {
   return barrierFrom(decodeRecord(data, key), key);
 }
 
-/** The MAC covers the canonical JSON of everything but itself. */
-export function encodePoint(record: PointRecord, mac: Mac): Uint8Array {
-  return encodeRecord({ ...record, mac: toHex(mac(utf8Bytes(canonicalJson({ format: RECORD_FORMAT, ...record })))) });
-}
+export const encodePoint = (record: PointRecord, mac: Mac): Uint8Array => encodeMacRecord(record, mac);
 
 /** Throws also OBJECT_CORRUPT when the MAC does not hold: someone without the key changed or made it. */
 export function decodePoint(data: Uint8Array, key: string, mac: Mac): PointRecord {
-  const json = decodeRecord(data, key);
-  const { mac: stored, ...rest } = json;
-  if (stored !== toHex(mac(utf8Bytes(canonicalJson(rest))))) throw damagedRecord(key, "its MAC does not hold");
+  const json = decodeMacRecord(data, key, mac);
   const read = recordFields(json, key);
   return {
     barrier: barrierFrom(memberObject(json["barrier"], key, "barrier"), key),

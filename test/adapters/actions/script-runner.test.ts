@@ -138,8 +138,9 @@ test("a worker that was killed leaves its script running; the next attempt ends 
   const { folder, request } = open(t);
   const pids = join(folder, "pids");
   shared(pids);
+  shared(join(folder, "places"));
   const memory = join(folder, "memory");
-  const asked = request(`echo $$ >> ${pids}; test "$(grep -c . ${pids})" -gt 1 || sleep 600`);
+  const asked = request(`pwd >> ${folder}/places; echo $$ >> ${pids}; test "$(grep -c . ${pids})" -gt 1 || sleep 600`);
   const code = `import { scriptRunner } from ${JSON.stringify(new URL("../../../src/adapters/actions/script-runner.ts", import.meta.url).href)};
     await scriptRunner(${JSON.stringify(memory)})(${JSON.stringify(asked)}, new AbortController().signal);`;
   const worker = spawn(process.execPath, ["--input-type=module", "-e", code], { stdio: "inherit" });
@@ -153,4 +154,11 @@ test("a worker that was killed leaves its script running; the next attempt ends 
   assert.ok(lives(first));
   assert.equal((await scriptRunner(memory)(asked, quiet)).outcome, "exit 0");
   assert.equal(lives(first), false);
+  const places = readFileSync(join(folder, "places"), "utf8").trim().split("\n");
+  assert.equal(places.length, 2);
+  assert.deepEqual(
+    places.filter((place) => existsSync(place)),
+    [],
+    "the folder of the attempt that was ended goes too",
+  );
 });
