@@ -6,7 +6,6 @@ import assert from "node:assert/strict";
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
-import { loadProtocol, type Protocol } from "./protocol.ts";
 import type { WorldOptions } from "./world.ts";
 
 export interface Mutation {
@@ -176,10 +175,9 @@ export const MUTATIONS: readonly Mutation[] = [
 const SOURCES = new URL("../../src/data-mover/", import.meta.url);
 const SCRATCH = fileURLToPath(new URL("../../.tmp/", import.meta.url));
 
-/** Imports a changed copy; disposing removes it. */
-export async function mutate(mutation: Mutation): Promise<AsyncDisposable & { readonly protocol: Protocol }> {
-  const copy = await copyChanged(["commit-log.ts", "group-fence.ts", "points.ts"], mutation.changes);
-  return { protocol: await loadProtocol(copy.folder), [Symbol.asyncDispose]: () => copy[Symbol.asyncDispose]() };
+/** The commit protocol with one step removed, to be loaded from its folder; disposing removes it. */
+export function mutate(mutation: Mutation): ReturnType<typeof copyChanged> {
+  return copyChanged(["commit-log.ts", "group-fence.ts", "points.ts"], mutation.changes);
 }
 
 /**
