@@ -277,6 +277,8 @@ export interface ScheduleDrillBody {
   /** How late a drill may still be made up for. */
   readonly catchUpMs?: number;
   readonly pauseOnFailure?: boolean;
+  /** It begins a drill at once, too; unless one still runs. */
+  readonly now?: boolean;
 }
 
 export interface DrillSchedule {

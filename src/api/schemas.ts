@@ -158,6 +158,7 @@ export const bodies = {
       jitterMs: count.exactOptional(),
       catchUpMs: z.number().int().min(10_000).exactOptional(),
       pauseOnFailure: z.boolean().exactOptional(),
+      now: z.boolean().exactOptional().describe("It begins a drill at once, too; unless one still runs"),
     })
     .openapi("ScheduleDrill"),
   decide: z

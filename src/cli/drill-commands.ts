@@ -5,10 +5,10 @@ import { join } from "node:path";
 import type { Command } from "commander";
 import { Fault } from "#model/fault.ts";
 import type { JsonObject } from "#model/json.ts";
-import { reportPage } from "#model/plan/report-page.ts";
+import { CHAIN_FORMAT, reportFiles } from "#model/plan/report-files.ts";
 import { verifyChain, type ChainLink, type ChainVerdict } from "#model/plan/run-chain.ts";
 import { planOfRun } from "#model/plan/run-id.ts";
-import { digestOfRecord, runRecordOf, type RunReport } from "#model/plan/run-report.ts";
+import { runRecordOf, type RunReport } from "#model/plan/run-report.ts";
 import type { ApiClient, DrillSchedule, RunEntry } from "../api/contract.ts";
 import { globalOptions, outputOf, parseDuration, type CliDependencies, type WaitOptions } from "./context.ts";
 import { duration, table } from "./output.ts";
@@ -17,13 +17,13 @@ import { startAndWatch } from "./watch-operation.ts";
 interface ScheduleOptions {
   readonly cron?: string;
   readonly off?: boolean;
+  readonly now?: boolean;
   readonly jitter?: string;
   readonly catchUp?: string;
   readonly timeZone?: string;
   readonly pauseOnFailure?: boolean;
 }
 
-const CHAIN_FORMAT = 1;
 const sha256 = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
 
 export function addDrillCommands(program: Command, { client, stop }: CliDependencies): void {
@@ -35,13 +35,14 @@ export function addDrillCommands(program: Command, { client, stop }: CliDependen
     .description("run drills of a plan by themselves")
     .option("--cron <expression>", 'when, such as "0 3 * * *"')
     .option("--off", "no more")
+    .option("--now", "let it begin one now, too")
     .option("--jitter <duration>", "begin so much later, by chance", "1m")
     .option("--catch-up <duration>", "make up for a drill that was missed at most so long ago", "1h")
     .option("--time-zone <name>", "such as Europe/Berlin; left out: UTC")
     .option("--pause-on-failure", "the first drill that fails stops the schedule")
     .action(async (plan: string, options: ScheduleOptions, command: Command) => {
-      const { cron, off, jitter = "1m", catchUp = "1h", timeZone, pauseOnFailure = false } = options;
-      if ((cron === undefined) === (off !== true))
+      const { cron, off, now = false, jitter = "1m", catchUp = "1h", timeZone, pauseOnFailure = false } = options;
+      if ((cron === undefined) === (off !== true) || (off === true && now))
         throw new Fault("USAGE", "Expected either --cron EXPRESSION or --off", {
           hint: '--cron "0 3 * * *" is every night at three',
         });
@@ -52,6 +53,7 @@ export function addDrillCommands(program: Command, { client, stop }: CliDependen
           jitterMs: parseDuration(jitter),
           catchUpMs: parseDuration(catchUp),
           pauseOnFailure,
+          ...(now ? { now } : {}),
           ...(timeZone === undefined ? {} : { timeZone }),
         });
       outputOf(command).answer(await reach(command).drillSchedules(), describeSchedules);
@@ -88,38 +90,22 @@ export function addDrillCommands(program: Command, { client, stop }: CliDependen
     .option("--out <folder>", "where to write them", ".")
     .action(async (run: string, options: { readonly out: string }, command: Command) => {
       const plan = planOfRun(run) ?? run;
-      const entries = await reach(command).planRuns(plan);
-      const at = entries.findIndex((one) =>
-        planOfRun(run) === undefined ? reportOf(one)?.drill === true : reportOf(one)?.operationId === run,
+      const known = planOfRun(run) !== undefined;
+      const kept = reportFiles(
+        await reach(command).planRuns(plan),
+        ({ drill, operationId }) => (known ? operationId === run : drill),
+        sha256,
       );
-      const entry = entries[at];
-      const report = entry === undefined ? undefined : reportOf(entry);
-      if (entry === undefined || report === undefined)
-        throw new Fault(
-          "NOT_FOUND",
-          `No record of ${planOfRun(run) === undefined ? `a drill of plan "${run}"` : `run "${run}"`}`,
-          {
-            hint: "A run leaves its record at its end; see `leeward drill list`",
-          },
-        );
-      const chain = entries.slice(at).toReversed();
-      const before = entries.slice(at + 1).find((one) => reportOf(one)?.mode === report.mode);
-      const past = before === undefined ? undefined : reportOf(before);
-      const page = reportPage({
-        number: entry.number,
-        report,
-        digest: digestOfRecord(entry.record, sha256),
-        ...(before === undefined || past === undefined ? {} : { before: { number: before.number, report: past } }),
-      });
+      if (kept === undefined)
+        throw new Fault("NOT_FOUND", `No record of ${known ? `run "${run}"` : `a drill of plan "${run}"`}`, {
+          hint: "A run leaves its record at its end; see `leeward drill list`",
+        });
+      const { number, report } = kept;
       mkdirSync(options.out, { recursive: true });
-      const files = {
-        html: join(options.out, `${report.operationId}.html`),
-        json: join(options.out, `${report.operationId}.json`),
-      };
-      writeFileSync(files.html, page);
-      const links = chain.map(({ number, record }) => ({ number, record }));
-      writeFileSync(files.json, `${JSON.stringify({ format: CHAIN_FORMAT, plan, records: links }, null, 1)}\n`);
-      outputOf(command).answer({ ...files, number: entry.number, report }, (value) => `${value.html}\n${value.json}`);
+      const files = { html: join(options.out, kept.html.name), json: join(options.out, kept.json.name) };
+      writeFileSync(files.html, kept.html.text);
+      writeFileSync(files.json, kept.json.text);
+      outputOf(command).answer({ ...files, number, report }, (value) => `${value.html}\n${value.json}`);
     });
   drill
     .command("verify")

@@ -19,8 +19,17 @@ export interface DemoReport {
   readonly checks: readonly Check[];
   readonly figures: readonly Figure[];
   readonly urls: Readonly<Record<string, string>>;
+  readonly drill: DrillOutcome;
   /** With --keep: where the replica answers, and how to end it all. */
   readonly kept?: { readonly ledger: string; readonly state: string };
+}
+
+/** The drill that a schedule started, and where its report stays. */
+export interface DrillOutcome {
+  readonly operationId: string;
+  readonly verdict: "done" | "failed" | "cancelled";
+  readonly html: string;
+  readonly json: string;
 }
 
 export interface Recorder {
@@ -28,7 +37,7 @@ export interface Recorder {
   step<T>(name: string, work: () => Promise<T>): Promise<T>;
   check(name: string, held: boolean, evidence: string): void;
   figure(name: string, value: number | string, unit: string): void;
-  report(urls: Readonly<Record<string, string>>): DemoReport;
+  report(urls: Readonly<Record<string, string>>, drill: DrillOutcome): DemoReport;
 }
 
 export function createRecorder(say: (line: string) => void): Recorder {
@@ -55,13 +64,14 @@ export function createRecorder(say: (line: string) => void): Recorder {
     figure: (name, value, unit) => {
       figures.push({ name, value, unit });
     },
-    report: (urls) => ({
+    report: (urls, drill) => ({
       ok: checks.length > 0 && checks.every((one) => one.held),
       startedAt,
       steps,
       checks,
       figures,
       urls,
+      drill,
     }),
   };
 }
@@ -73,6 +83,9 @@ export function describeReport(report: DemoReport): string {
   for (const one of report.figures) lines.push(`  ${one.name.padEnd(58)} ${String(one.value).padStart(8)} ${one.unit}`);
   lines.push("", "Checks");
   for (const one of report.checks) lines.push(`  ${one.held ? "held  " : "FAILED"} ${one.name} (${one.evidence})`);
+  const { drill } = report;
+  lines.push("", "Drill", `  ${drill.verdict.padEnd(6)} ${drill.operationId}, its report: ${drill.html}`);
+  lines.push(`  check it offline: leeward drill verify ${drill.json}`);
   if (Object.keys(report.urls).length > 0) lines.push("", "Look at");
   for (const [name, url] of Object.entries(report.urls)) lines.push(`  ${name.padEnd(16)} ${url}`);
   if (report.kept !== undefined) {

@@ -1,13 +1,15 @@
 /**
- * The tour: a running machine is protected, its whole site dies while it writes, and it comes up at the other site straight from the store.
+ * The tour: a running machine is protected, its whole site dies while it writes, and it comes up at the other site straight from the store. When the
+ * first site is there again it is protected towards that one, and a drill from a schedule shows that it would come back from there too.
  *
  * Nothing here has a private way into the system: it uses the API like the CLI does, and asks the ledger over the network like a user would.
  * The one thing it does with its own hands is to burn the primary site down.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { Fault, faultFromJson, isFault } from "#model/fault.ts";
+import { Fault } from "#model/fault.ts";
 import type { ApiClient, GroupView } from "../api/contract.ts";
-import type { OperationState } from "../api/contract.ts";
+import { drillBySchedule, failureOf, protectAgain } from "./drill.ts";
+import { eventually } from "./eventually.ts";
 import { ledgerStatus, verifyLedger, type LedgerVerdict } from "./ledger.ts";
 import { createRecorder, type DemoReport, type Recorder } from "./report.ts";
 import { durableAt, possibleAt, watchLedger, type Sighting } from "./watch.ts";
@@ -22,6 +24,8 @@ export interface TourDependencies {
   readonly loseSite: (site: string) => Promise<number>;
   /** Switch a lost site on again. */
   readonly startSite: (site: string) => Promise<void>;
+  /** Where the drill's report is kept. */
+  readonly reports: string;
 }
 
 const GROUP = "ledger";
@@ -81,7 +85,11 @@ export async function tour(dependencies: TourDependencies): Promise<DemoReport> 
   } finally {
     await watch.stop();
   }
-  return recorder.report(urls);
+  await protectAgain(client, recorder, GROUP);
+  const drill = await recorder.step("A drill: the schedule starts the plan in test mode", () =>
+    drillBySchedule(client, recorder, { group: GROUP, port: LEDGER_PORT, folder: dependencies.reports }),
+  );
+  return recorder.report(urls, drill);
 }
 
 async function startSource(client: ApiClient): Promise<number> {
@@ -289,12 +297,6 @@ async function failEarly(client: ApiClient, operationId: string): Promise<void> 
   if (operation.state === "failed" || operation.state === "cancelled") throw failureOf(operation);
 }
 
-function failureOf(operation: OperationState): Fault {
-  return operation.fault === undefined
-    ? new Fault("OPERATION_FAILED", `"${operation.operationId}" ended as ${operation.state}`)
-    : faultFromJson({ details: {}, ...operation.fault });
-}
-
 function forwardedPort(forwards: readonly { readonly guestPort: number; readonly hostPort: number }[]): number {
   const port = forwards.find((one) => one.guestPort === LEDGER_PORT)?.hostPort;
   if (port === undefined || port === 0)
@@ -307,28 +309,6 @@ function untilLedger(port: number, timeoutMs: number): ReturnType<typeof ledgerS
     const status = await ledgerStatus(port, 1_000).catch(() => undefined); // Not up yet.
     return status !== undefined && status.a > status.foundAtBoot[0] ? status : undefined;
   });
-}
-
-/** Ask until there is an answer. Throws TIMED_OUT; a retryable fault while asking counts as no answer. */
-async function eventually<T>(what: string, timeoutMs: number, ask: () => Promise<T | undefined>): Promise<T> {
-  const deadline = performance.now() + timeoutMs;
-  let last: unknown;
-  for (;;) {
-    try {
-      const answer = await ask();
-      if (answer !== undefined) return answer;
-    } catch (error) {
-      if (!isFault(error) || !error.retryable) throw error;
-      last = error;
-    }
-    if (performance.now() > deadline) {
-      throw new Fault("TIMED_OUT", `Waited ${Math.round(timeoutMs / 1000)} s for ${what}`, {
-        cause: last,
-        hint: "Look into the logs below the state folder, and at the Temporal Web UI",
-      });
-    }
-    await sleep(150);
-  }
 }
 
 const mib = (bytes: number): string => (bytes / 2 ** 20).toFixed(1);

@@ -19,7 +19,7 @@ import { findTool } from "../embedded/tools.ts";
 import { down, loseSite, lostSiteText, startSite, up, type EnrolmentDesk } from "../embedded/up.ts";
 
 /** Enough that the initial sync of the demo takes longer than a blink. */
-const ARCHIVE_BYTES = 1 << 30;
+const ARCHIVE_BYTES = 256 << 20;
 const LEEWARD = [process.execPath, new URL("./leeward", import.meta.url).pathname + extension()];
 
 export function createEmbeddedCommands({
@@ -68,13 +68,15 @@ export function createEmbeddedCommands({
           images,
           loseSite: (site) => loseSite(folder, siteName(site)),
           startSite: async (site) => startSite(folder, siteName(site)),
+          // Beside the demo's folder, which goes.
+          reports: join(resolve(state), "drills"),
         });
       } finally {
         // A demo that failed leaves its logs, never its processes, unless it was asked to.
         if (!keep) await down(folder);
         if (!keep && report?.ok === true) rmSync(folder, { recursive: true, force: true });
         else if (!keep)
-          say(`The demo's logs and disks stay in "${folder}", up to 2 GiB; remove that folder when you have looked`);
+          say(`The demo's logs and disks stay in "${folder}", up to 1 GiB; remove that folder when you have looked`);
         else say(`Kept running; end it with: leeward down --state ${folder}`);
       }
       // Nobody answers at these addresses any more.

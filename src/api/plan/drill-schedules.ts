@@ -15,7 +15,7 @@ const JITTER_MS = 60_000;
 const CATCH_UP_MS = 3_600_000;
 
 export interface DrillSchedules {
-  /** Makes it, or changes it. Throws USAGE for what is no cron expression. */
+  /** Makes it, or changes it; with `now` it begins a drill at once, too. Throws USAGE for what is no cron expression. */
   put(plan: string, body: ScheduleDrillBody, start: DrillStart): Promise<void>;
   /** False: there was none. */
   remove(plan: string): Promise<boolean>;
@@ -53,6 +53,7 @@ export function createDrillSchedules(deps: {
       if (!(error instanceof ScheduleNotFoundError)) throw error;
       await client.schedule.create({ scheduleId: `${PREFIX}${plan}`, ...settings, state, memo: { plan } });
     }
+    if (body.now === true) await client.schedule.getHandle(`${PREFIX}${plan}`).trigger("SKIP");
   }
 
   return {
